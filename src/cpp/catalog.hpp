@@ -1,0 +1,41 @@
+// The one dispatch trick: a catalogue is a list of types, visited by number, looked up by name.
+//
+// Activations, losses and optimizers are structs; the list at the bottom of their header is the only place that
+// names them all. A kernel visits the list once per call, so that its loops are compiled for each entry.
+// This room knows nothing of what it lists.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace fastmlp {
+
+template <class... Entries> struct Catalog {
+  static constexpr int size = sizeof...(Entries);
+
+  // Calls f(Entry{}) for entry number `id`, which the caller has checked.
+  template <class F> static inline __attribute__((always_inline)) void visit(int id, F&& f) {
+    int i = 0;
+    (void)((id == i++ ? (f(Entries{}), true) : false) || ...);
+  }
+
+  template <class F> static void for_each(F&& f) { (f(Entries{}), ...); }
+
+  static std::vector<std::string> names() { return {Entries::name...}; }
+
+  // Number of the entry called `name`; `what` names the catalogue in the error.
+  static int find(const std::string& name, const char* what) {
+    int i = 0;
+    for (const std::string& known : names()) {
+      if (known == name) return i;
+      ++i;
+    }
+    std::string message = std::string("unknown ") + what + " '" + name + "'; valid names:";
+    for (const std::string& known : names()) message += " '" + known + "',";
+    message.back() = '.';
+    throw std::invalid_argument(message);
+  }
+};
+
+} // namespace fastmlp

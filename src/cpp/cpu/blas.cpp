@@ -1,0 +1,240 @@
+#include "blas.hpp"
+
+#include "kernels.hpp"
+#include "layout.hpp"
+#include "threads.hpp"
+
+#include <atomic>
+
+namespace fastmlp {
+
+namespace {
+
+enum class Mode { off, automatic, on };
+std::atomic<Mode> mode{Mode::off};
+Gemm<float> sgemm = nullptr;
+Gemm<double> dgemm = nullptr;
+
+template <class T> Gemm<T> gemm() {
+  if constexpr (std::is_same_v<T, float>)
+    return sgemm;
+  else
+    return dgemm;
+}
+
+// Row-major out(rows, columns) = op(A) op(B): the transposed product in the BLAS's column-major view.
+template <class T>
+void multiply(bool transpose_a, bool transpose_b, std::int64_t rows, int columns, std::int64_t inner, const T* A,
+              const T* B, T* out) {
+  const int m = columns, n = int(rows), k = int(inner);
+  const int lda = transpose_a ? n : k, ldb = transpose_b ? k : m;
+  const T one = 1, zero = 0;
+  gemm<T>()(transpose_b ? "T" : "N", transpose_a ? "T" : "N", &m, &n, &k, &one, B, &ldb, A, &lda, &zero, out, &m);
+}
+
+template <class T> class BlasEngine final : public Engine<T> {
+public:
+  explicit BlasEngine(const Network& network) : network(network), kernels(fastmlp::kernels<T>()) {
+    std::ptrdiff_t widths = 0;
+    for (int size : network.sizes) widths += 3 * size;
+    constexpr std::ptrdiff_t workspace_elements = std::ptrdiff_t(1) << 24;
+    max_rows = std::clamp<std::int64_t>(workspace_elements / widths, 128, 1 << 16);
+    parameters.resize(std::size_t(network.n_parameters));
+  }
+
+  std::ptrdiff_t parameter_count() const override { return network.n_parameters; }
+  void set_parameters(const T* flat) override { std::copy_n(flat, network.n_parameters, parameters.data()); }
+  void get_parameters(T* flat) const override { std::copy_n(parameters.data(), network.n_parameters, flat); }
+  void set_slots(const std::vector<const T*>& flat) override {
+    slots.assign(flat.size(), {});
+    for (std::size_t s = 0; s < flat.size(); ++s) slots[s].assign(flat[s], flat[s] + network.n_parameters);
+  }
+  void get_slots(const std::vector<T*>& flat) const override {
+    for (std::size_t s = 0; s < flat.size(); ++s) std::copy_n(slots[s].data(), network.n_parameters, flat[s]);
+  }
+
+  double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha,
+                           double& penalty, T* gradient) override {
+    const FlushDenormals mode;
+    const double weight = sum_of_weights(data, rows, 0, n), scale = weight != 0 ? 1 / weight : 0;
+    std::fill_n(gradient, network.n_parameters, T(0));
+    double loss = 0;
+    for (std::int64_t first = 0; first < n; first += max_rows)
+      loss += add_gradient(data, rows, first, std::min(max_rows, n - first), gradient);
+    const std::ptrdiff_t n_weights = network.biases[0];
+    double squares = 0;
+    for (std::ptrdiff_t i = 0; i < n_weights; ++i) {
+      squares += double(parameters[i]) * double(parameters[i]);
+      gradient[i] += T(alpha) * parameters[i];
+    }
+    for (std::ptrdiff_t i = 0; i < network.n_parameters; ++i) gradient[i] *= T(scale);
+    penalty = 0.5 * alpha * squares * scale;
+    return loss * scale;
+  }
+
+  void apply(const T* gradient, Rule& rule) override {
+    const FlushDenormals mode;
+    std::vector<T> g(gradient, gradient + network.n_parameters);
+    std::vector<T*> state;
+    for (std::vector<T>& slot : slots) state.push_back(slot.data());
+    update_array(rule, ++rule.t, T(0), T(1), parameters.data(), g.data(), state, network.n_parameters);
+  }
+
+  void predict(const T* flat, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
+               T* out) override {
+    const FlushDenormals mode;
+    if (flat) set_parameters(flat);
+    const int width = network.sizes[layer];
+    for (std::int64_t first = 0; first < n; first += max_rows) {
+      const std::int64_t count = std::min(max_rows, n - first);
+      forward(X, rows, first, count, layer);
+      T* result = out + first * width;
+      std::copy_n(units[layer].data(), count * width, result);
+      if (layer == network.n_layers())
+        for (std::int64_t i = 0; i < count; ++i) kernels.link_row(network.loss, result + i * width, width);
+    }
+  }
+
+private:
+  const T* coefs(int l) const { return parameters.data() + network.coefs[l]; }
+
+  // Units of layers 0 .. last for a chunk of rows; pre-activations at the output.
+  void forward(const Matrix<T>& X, const std::int64_t* rows, std::int64_t first, std::int64_t n, int last) {
+    units.resize(network.sizes.size());
+    slopes.resize(network.sizes.size());
+    gather(X, rows, first, n);
+    for (int l = 0; l < last; ++l) {
+      const int n_out = network.sizes[l + 1];
+      const T* bias = parameters.data() + network.biases[l];
+      std::vector<T>& z = units[l + 1];
+      z.resize(std::size_t(n * n_out));
+      multiply(false, false, n, n_out, network.sizes[l], units[l].data(), coefs(l), z.data());
+      for (std::int64_t i = 0; i < n; ++i)
+        for (int k = 0; k < n_out; ++k) z[i * n_out + k] += bias[k];
+      if (l + 1 == network.n_layers()) break;
+      slopes[l + 1].resize(z.size());
+      kernels.apply_activation(network.activations[l], z.data(), std::ptrdiff_t(z.size()), z.data(),
+                               slopes[l + 1].data());
+    }
+  }
+
+  void gather(const Matrix<T>& X, const std::int64_t* rows, std::int64_t first, std::int64_t n) {
+    units[0].assign(std::size_t(n * X.n_columns), T(0));
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t row = rows ? rows[first + i] : first + i;
+      T* out = units[0].data() + i * X.n_columns;
+      if (!X.indptr)
+        std::copy_n(X.data + row * X.stride, X.n_columns, out);
+      else
+        for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e) out[X.indices[e]] += X.data[e];
+    }
+  }
+
+  // Adds the gradient of the weighted loss of rows first .. first + n; returns that loss.
+  double add_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t first, std::int64_t n,
+                      T* gradient) {
+    forward(data.X, rows, first, n, network.n_layers());
+    std::vector<T> delta(units.back()), below, product;
+    double loss = loss_and_deltas(data, rows, first, n, delta);
+    for (int l = network.n_layers() - 1; l >= 0; --l) {
+      const int n_in = network.sizes[l], n_out = network.sizes[l + 1];
+      product.resize(std::size_t(n_in) * n_out);
+      multiply(true, false, n_in, n_out, n, units[l].data(), delta.data(), product.data());
+      for (std::size_t i = 0; i < product.size(); ++i) gradient[network.coefs[l] + std::ptrdiff_t(i)] += product[i];
+      for (std::int64_t i = 0; i < n; ++i)
+        for (int k = 0; k < n_out; ++k) gradient[network.biases[l] + k] += delta[i * n_out + k];
+      if (l == 0) break;
+      below.resize(std::size_t(n * n_in));
+      multiply(false, true, n, n_in, n_out, delta.data(), coefs(l), below.data());
+      for (std::size_t i = 0; i < below.size(); ++i) below[i] *= slopes[l][i];
+      delta.swap(below);
+    }
+    return loss;
+  }
+
+  double loss_and_deltas(const Dataset<T>& data, const std::int64_t* rows, std::int64_t first, std::int64_t n,
+                         std::vector<T>& delta) const {
+    const int m = network.n_outputs();
+    std::vector<T> y(std::size_t(n * m)), prediction(y.size()), losses(n), z(delta);
+    const auto row_of = [&](std::int64_t i) { return rows ? rows[first + i] : first + i; };
+    for (std::int64_t i = 0; i < n; ++i)
+      for (int k = 0; k < m; ++k)
+        y[i * m + k] = data.labels ? T(data.labels[row_of(i)] == k) : data.y[row_of(i) * m + k];
+    kernels.apply_loss(network.loss, z.data(), y.data(), n, m, prediction.data(), losses.data(), delta.data());
+    double loss = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const T weight = data.sample_weight ? data.sample_weight[row_of(i)] : T(1);
+      loss += double(weight) * double(losses[i]);
+      for (int k = 0; k < m; ++k) delta[i * m + k] *= weight;
+    }
+    return loss;
+  }
+
+  const Network network;
+  const Kernels<T>& kernels;
+  std::int64_t max_rows = 0;
+  std::vector<T> parameters;
+  std::vector<std::vector<T>> slots, units, slopes;
+};
+
+} // namespace
+
+void set_blas(const std::string& name, void* single, void* twice) {
+  if (name != "off" && name != "auto" && name != "on")
+    throw std::invalid_argument("unknown BLAS mode '" + name + "'; valid names: 'off' 'auto' 'on'");
+  if (name != "off" && (!single || !twice)) throw std::invalid_argument("BLAS mode '" + name + "' needs both gemms");
+  sgemm = reinterpret_cast<Gemm<float>>(single);
+  dgemm = reinterpret_cast<Gemm<double>>(twice);
+  mode = name == "on" ? Mode::on : name == "auto" ? Mode::automatic : Mode::off;
+}
+
+std::string blas_mode() {
+  return mode == Mode::on ? "on" : mode == Mode::automatic ? "auto" : "off";
+}
+
+bool use_blas(const Network&) {
+  return mode == Mode::on;
+}
+
+template <class T> std::unique_ptr<Engine<T>> make_blas_engine(const Network& network) {
+  return std::make_unique<BlasEngine<T>>(network);
+}
+template std::unique_ptr<Engine<float>> make_blas_engine(const Network&);
+template std::unique_ptr<Engine<double>> make_blas_engine(const Network&);
+
+template <class T>
+double update_array(const Rule& rule, long long t, T alpha, T scale, T* w, T* G, const std::vector<T*>& slots,
+                    std::ptrdiff_t n) {
+  const Kernels<T>& kernels = fastmlp::kernels<T>();
+  T c[max_coefficients];
+  step_coefficients(rule, t, c);
+  double squares = 0;
+  const int R = kernels.rows;
+  AlignedArray<T> rest(std::size_t(R) * (2 + max_slots)); // the last, incomplete row of R numbers
+  for (std::ptrdiff_t i = 0; i < n; i += R) {
+    UpdateTile<T> tile{w + i, {}, R, nullptr, 0, 1, R};
+    for (std::size_t s = 0; s < slots.size(); ++s) tile.slots[s] = slots[s] + i;
+    if (n - i >= R) {
+      squares += kernels.update(rule.optimizer, c, alpha, scale, G + i, tile);
+      continue;
+    }
+    T* copy = rest.data();
+    std::copy_n(w + i, n - i, copy);
+    std::copy_n(G + i, n - i, copy + R);
+    tile.w = copy;
+    for (std::size_t s = 0; s < slots.size(); ++s) {
+      tile.slots[s] = copy + (2 + s) * R;
+      std::copy_n(slots[s] + i, n - i, tile.slots[s]);
+    }
+    squares += kernels.update(rule.optimizer, c, alpha, scale, copy + R, tile);
+    std::copy_n(copy, n - i, w + i);
+    for (std::size_t s = 0; s < slots.size(); ++s) std::copy_n(tile.slots[s], n - i, slots[s] + i);
+  }
+  return squares;
+}
+template double update_array(const Rule&, long long, float, float, float*, float*, const std::vector<float*>&,
+                             std::ptrdiff_t);
+template double update_array(const Rule&, long long, double, double, double*, double*, const std::vector<double*>&,
+                             std::ptrdiff_t);
+
+} // namespace fastmlp

@@ -1,0 +1,30 @@
+// The BLAS that SciPy already carries, by the function pointers of scipy.linalg.cython_blas, and the engine that uses it.
+//
+// The panel engine beats BLAS on nearly every shape; this plain one (row-major, one matrix product at a time) serves
+// FASTMLP_BLAS=on and, under `auto`, networks so wide that BLAS wins. Its sums follow the BLAS: the promise of equal
+// bits for any number of threads is the BLAS's to keep.
+#pragma once
+
+#include "../engine.hpp"
+
+#include <string>
+
+namespace fastmlp {
+
+// Column-major C = alpha op(A) op(B) + beta C with 32-bit integers, as in Fortran.
+template <class T>
+using Gemm = void (*)(const char* op_a, const char* op_b, const int* m, const int* n, const int* k, const T* alpha,
+                      const T* A, const int* lda, const T* B, const int* ldb, const T* beta, T* C, const int* ldc);
+
+void set_blas(const std::string& mode, void* sgemm, void* dgemm); // mode: off, auto, on
+std::string blas_mode();
+bool use_blas(const Network& network);
+
+template <class T> std::unique_ptr<Engine<T>> make_blas_engine(const Network& network);
+
+// One optimizer step for a contiguous array of n numbers, any n: w, slots from g = (G + alpha w) * scale.
+template <class T>
+double update_array(const Rule& rule, long long t, T alpha, T scale, T* w, T* G, const std::vector<T*>& slots,
+                    std::ptrdiff_t n);
+
+} // namespace fastmlp

@@ -1,0 +1,445 @@
+// The CPU engine: a step in two phases.
+//
+//   phase 1   rows split over threads: gather, forward, loss, backward, panel by panel
+//   barrier
+//   phase 2   weights split over threads in tiles: gradient of the tile over ALL rows in fixed order, and the
+//             optimizer on the tile while it is in the cache
+//   barrier
+//
+// No sum depends on how rows or tiles are split, so results are the same bits for any number of threads. The plain path
+// (loss_and_gradient, apply) runs the same kernels and writes the gradient instead of applying it.
+#include "../engine.hpp"
+
+#include "blas.hpp"
+#include "kernels.hpp"
+#include "layout.hpp"
+#include "threads.hpp"
+
+#include <cmath>
+
+namespace fastmlp {
+
+namespace {
+
+constexpr int panels_per_block = 8; // weights are read once for so many panels
+
+template <class T> class CpuEngine final : public Engine<T> {
+public:
+  CpuEngine(const Network& network, int n_threads)
+      : network(network), kernels(fastmlp::kernels<T>()), R(kernels.rows), requested_threads(n_threads) {
+    std::ptrdiff_t per_row = 0; // elements of workspace
+    for (int l = 0; l < network.n_layers(); ++l) {
+      const bool output = l + 1 == network.n_layers();
+      layers.emplace_back(network.sizes[l], network.sizes[l + 1], output ? -1 : network.activations[l], R);
+      flops_per_row += 2.0 * network.sizes[l] * network.sizes[l + 1];
+      per_row += 2 * round_up(network.sizes[l], R);
+    }
+    tiles = make_tiles(layers, kernels);
+    tile_squares.resize(tiles.size());
+    // Larger batches are taken in chunks of this many rows; a function of the network alone, as sums depend on it.
+    constexpr std::ptrdiff_t workspace_elements = std::ptrdiff_t(1) << 24;
+    const int block = panels_per_block * R;
+    max_rows = int(std::clamp<std::ptrdiff_t>(workspace_elements / per_row / block * block, block, 1 << 16));
+  }
+
+  std::ptrdiff_t parameter_count() const override { return network.n_parameters; }
+
+  void set_parameters(const T* flat) override {
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      Layer<T>& layer = layers[l];
+      const T* w = flat + network.coefs[l];
+      transpose(w, layer.n_out, layer.n_in, layer.n_out, layer.w.data(), layer.ldw);
+      for (int k = 0; k < layer.n_in; ++k)
+        std::copy_n(w + std::ptrdiff_t(k) * layer.n_out, layer.n_out, layer.wt.data() + k * layer.ldt);
+      std::copy_n(flat + network.biases[l], layer.n_out, layer.b.data());
+    }
+  }
+
+  void get_parameters(T* flat) const override {
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      const Layer<T>& layer = layers[l];
+      for (int k = 0; k < layer.n_in; ++k)
+        std::copy_n(layer.wt.data() + k * layer.ldt, layer.n_out,
+                    flat + network.coefs[l] + std::ptrdiff_t(k) * layer.n_out);
+      std::copy_n(layer.b.data(), layer.n_out, flat + network.biases[l]);
+    }
+  }
+
+  void set_slots(const std::vector<const T*>& flat) override {
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      Layer<T>& layer = layers[l];
+      layer.make_slots(int(flat.size()), R);
+      for (std::size_t s = 0; s < flat.size(); ++s) {
+        transpose(flat[s] + network.coefs[l], layer.n_out, layer.n_in, layer.n_out, layer.w_slots[s].data(), layer.ldw);
+        std::copy_n(flat[s] + network.biases[l], layer.n_out, layer.b_slots[s].data());
+      }
+    }
+  }
+
+  void get_slots(const std::vector<T*>& flat) const override {
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      const Layer<T>& layer = layers[l];
+      for (std::size_t s = 0; s < flat.size(); ++s) {
+        transpose(layer.w_slots[s].data(), layer.ldw, layer.n_out, layer.n_in, flat[s] + network.coefs[l], layer.n_out);
+        std::copy_n(layer.b_slots[s].data(), layer.n_out, flat[s] + network.biases[l]);
+      }
+    }
+  }
+
+  EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
+                    double alpha, Rule& rule, const std::function<bool()>& poll) override {
+    if (std::min(n, batch_size) > max_rows) return Engine<T>::epoch(data, order, n, batch_size, alpha, rule, poll);
+    const int n_threads = prepare(std::min(n, batch_size));
+    EpochResult result;
+    Poll asks(poll);
+    bool stop = false;
+    const long long first_step = rule.t;
+    parallel(n_threads, [&](int thread, int threads) {
+      const FlushDenormals mode;
+      long long t = first_step;
+      std::int64_t number = 0;
+      for (std::int64_t first = 0; first < n; first += batch_size) {
+        const Batch batch{&data, order, first, int(std::min(batch_size, n - first))};
+        compute_deltas(batch, thread, threads);
+        if (thread == 0 && asks()) result.interrupted = stop = true;
+        barrier(threads);
+        if (stop) break;
+        const double weight = sum_of_weights(data, order, first, batch.n);
+        if (weight != 0) step(batch, rule, ++t, alpha, 1 / weight, thread, threads);
+        // Row losses must be read before the barrier, behind which others start the next batch; squares are ready after.
+        const double loss = thread == 0 && weight != 0 ? batch_loss(batch) / weight : 0;
+        barrier(threads);
+        ++number;
+        if (thread == 0 && weight != 0) {
+          const double l2 = penalty(alpha) / weight;
+          result.loss += loss * batch.n;
+          result.penalty += l2 * batch.n;
+          if (std::isnan(loss + l2)) {
+            result.failed_batch = number;
+            stop = true; // seen by the others after the next barrier
+          }
+        }
+      }
+      if (thread == 0) rule.t = t;
+    });
+    return result;
+  }
+
+  double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha,
+                           double& penalty_out, T* gradient) override {
+    const int n_threads = prepare(std::min<std::int64_t>(n, max_rows));
+    const double weight = sum_of_weights(data, rows, 0, n);
+    double loss = 0;
+    const double scale = weight != 0 ? 1 / weight : 0;
+    parallel(n_threads, [&](int thread, int threads) {
+      const FlushDenormals mode;
+      for (std::int64_t first = 0; first < n; first += max_rows) {
+        const Batch batch{&data, rows, first, int(std::min<std::int64_t>(max_rows, n - first))};
+        compute_deltas(batch, thread, threads);
+        barrier(threads);
+        if (thread == 0) loss += batch_loss(batch);
+        write_gradient(batch, alpha, scale, first + batch.n == n, gradient, thread, threads);
+        barrier(threads);
+      }
+    });
+    penalty_out = penalty(alpha) * scale;
+    return loss * scale;
+  }
+
+  void apply(const T* gradient, Rule& rule) override {
+    ++rule.t;
+    const int n_threads = choose_threads(requested_threads, 10 * double(network.n_parameters));
+    make_scratch(n_threads);
+    parallel(n_threads, [&](int thread, int threads) {
+      const FlushDenormals mode;
+      T c[max_coefficients];
+      step_coefficients(rule, rule.t, c);
+      for_my_tiles(thread, threads, [&](std::size_t, const Tile& tile, T* G) {
+        read_tile(gradient, tile, G);
+        kernels.update(rule.optimizer, c, T(0), T(1), G, update_tile(tile, n_slots(rule)));
+      });
+    });
+  }
+
+  void predict(const T* parameters, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
+               T* out) override {
+    constexpr int few = 4; // packing the weights for panels costs about as much as so many rows one by one
+    if (parameters && n <= few && !X.indptr && layer > 0) {
+      const FlushDenormals mode;
+      for (std::int64_t i = 0; i < n; ++i)
+        predict_row(parameters, X.data + (rows ? rows[i] : i) * X.stride, layer, out + i * network.sizes[layer]);
+      return;
+    }
+    if (parameters) set_parameters(parameters);
+    const std::int64_t n_panels = (n + R - 1) / R;
+    const int n_threads = int(std::min<std::int64_t>(choose_threads(requested_threads, flops_per_row * double(n)),
+                                                     (n_panels + panels_per_block - 1) / panels_per_block));
+    std::vector<Workspace<T>> spaces; // a block of panels for each thread
+    for (int i = 0; i < n_threads; ++i)
+      spaces.emplace_back(network, layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R);
+    make_scratch(n_threads);
+    parallel(n_threads, [&](int thread, int threads) {
+      const FlushDenormals mode;
+      const std::int64_t end = part(n_panels, thread + 1, threads);
+      for (std::int64_t p = part(n_panels, thread, threads); p < end; p += panels_per_block) {
+        const int count = int(std::min<std::int64_t>(panels_per_block, end - p));
+        predict_block(spaces[thread], X, rows, n, p, count, layer, scratch[thread].data(), out);
+      }
+    });
+  }
+
+private:
+  struct Batch {
+    const Dataset<T>* data;
+    const std::int64_t* rows; // null: rows first, first + 1, ...
+    std::int64_t first;
+    int n;
+  };
+
+  // Buffers for steps of `rows` rows; returns how many threads to use.
+  int prepare(std::int64_t rows) {
+    if (space.capacity < rows) space = Workspace<T>(network, layers, R, int(rows));
+    const int n_threads =
+        int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),
+                                   std::max<std::int64_t>((rows + R - 1) / R, 1)));
+    make_scratch(n_threads);
+    return n_threads;
+  }
+
+  void make_scratch(int n_threads) {
+    const std::size_t product = kernels.scratch_size(panels_per_block), tile = std::size_t(kernels.tile_rows) * R;
+    while (int(scratch.size()) < n_threads) scratch.emplace_back(std::max(product, tile));
+  }
+
+  // --- phase 1 -------------------------------------------------------------------------------------------------------
+
+  void compute_deltas(const Batch& batch, int thread, int threads) {
+    const int n_panels = (batch.n + R - 1) / R;
+    const int end = int(part(n_panels, thread + 1, threads));
+    for (int p = int(part(n_panels, thread, threads)); p < end; p += panels_per_block) {
+      const int count = std::min(panels_per_block, end - p);
+      for (int panel = p; panel < p + count; ++panel) gather(space, batch.data->X, batch.rows, batch.first, batch.n, panel, panel);
+      for (int panel = p; panel < p + count; ++panel) gather_targets(batch, panel);
+      for (int l = 0; l < network.n_layers(); ++l) {
+        forward(space, l, p, count, scratch[thread].data());
+        if (l + 1 == network.n_layers()) break;
+        for (int panel = p; panel < p + count; ++panel)
+          kernels.panel_to_columns(space.panels[l + 1].data() + panel * space.panel_stride[l + 1], layers[l].n_out,
+                                   space.columns[l + 1].data() + std::ptrdiff_t(panel) * R * R, space.column_stride);
+      }
+      const int last = network.n_layers();
+      for (int panel = p; panel < p + count; ++panel)
+        space.panel_loss[panel] =
+            kernels.loss(network.loss, space.panels[last].data() + panel * space.panel_stride[last],
+                         space.targets.data() + std::ptrdiff_t(panel) * network.n_outputs() * R,
+                         space.weights.data() + panel * R, network.n_outputs());
+      for (int l = last - 1; l > 0; --l) backward(l, p, count, scratch[thread].data());
+    }
+  }
+
+  // Rows of panel `from` of the batch into panel `to` of the workspace.
+  void gather(Workspace<T>& space, const Matrix<T>& X, const std::int64_t* rows, std::int64_t first, std::int64_t n,
+              std::int64_t from, int to) {
+    const std::int64_t start = first + from * R;
+    const int count = int(std::min<std::int64_t>(R, n - from * R));
+    T* panel = space.panels[0].data() + to * space.panel_stride[0];
+    T* columns = space.columns[0].data() + std::ptrdiff_t(to) * R * R;
+    if (X.indptr)
+      kernels.gather_sparse(X.data, X.indices, X.indptr, rows, start, count, X.n_columns, panel, columns,
+                            space.column_stride);
+    else
+      kernels.gather_dense(X.data, X.stride, rows, start, count, X.n_columns, panel, columns, space.column_stride);
+  }
+
+  void gather_targets(const Batch& batch, int panel) {
+    const int m = network.n_outputs();
+    T* y = space.targets.data() + std::ptrdiff_t(panel) * m * R;
+    T* weights = space.weights.data() + panel * R;
+    for (int i = 0; i < R; ++i) {
+      const int in_batch = panel * R + i;
+      const std::int64_t at = batch.first + std::min(in_batch, batch.n - 1);
+      const std::int64_t row = batch.rows ? batch.rows[at] : at;
+      const T weight = batch.data->sample_weight ? batch.data->sample_weight[row] : T(1);
+      weights[i] = in_batch < batch.n ? weight : T(0);
+      for (int k = 0; k < m; ++k)
+        y[k * R + i] = batch.data->labels ? T(batch.data->labels[row] == k) : batch.data->y[row * m + k];
+    }
+  }
+
+  void forward(Workspace<T>& space, int l, int panel, int count, T* scratch) {
+    const Layer<T>& layer = layers[l];
+    const std::ptrdiff_t in = space.panel_stride[l], out = space.panel_stride[l + 1];
+    T* z = layer.keeps_z ? space.z[l + 1].data() + panel * out : nullptr;
+    kernels.forward({layer.w.data(), layer.ldw, layer.b.data(), space.panels[l].data() + panel * in, in,
+                     space.panels[l + 1].data() + panel * out, out, z, layer.n_in, layer.n_out, count,
+                     layer.activation},
+                    scratch);
+  }
+
+  // Deltas of layer of units l from those of l + 1.
+  void backward(int l, int panel, int count, T* scratch) {
+    const Layer<T>& above = layers[l];
+    const std::ptrdiff_t in = space.panel_stride[l + 1], out = space.panel_stride[l];
+    T* z = layers[l - 1].keeps_z ? space.z[l].data() + panel * out : nullptr;
+    kernels.backward({above.wt.data(), above.ldt, nullptr, space.panels[l + 1].data() + panel * in, in,
+                      space.panels[l].data() + panel * out, out, z, above.n_out, above.n_in, count,
+                      layers[l - 1].activation},
+                     scratch);
+  }
+
+  // --- phase 2 -------------------------------------------------------------------------------------------------------
+
+  template <class F> void for_my_tiles(int thread, int threads, F&& work) {
+    const std::size_t end = std::size_t(part(std::int64_t(tiles.size()), thread + 1, threads));
+    for (std::size_t i = std::size_t(part(std::int64_t(tiles.size()), thread, threads)); i < end; ++i)
+      work(i, tiles[i], scratch_tile(thread));
+  }
+
+  T* scratch_tile(int thread) const { return scratch[thread].data(); }
+
+  std::ptrdiff_t tile_size(const Tile& tile) const {
+    return tile.column < 0 ? round_up(tile.n, R) : std::ptrdiff_t(tile.n) * R;
+  }
+
+  // Gradient of a tile's sum over the batch: G[n][R], or [n / R][R] for biases.
+  void tile_gradient(const Batch& batch, const Tile& tile, T* G) const {
+    const int n_panels = (batch.n + R - 1) / R;
+    const std::ptrdiff_t stride = space.panel_stride[tile.layer + 1];
+    const T* delta = space.panels[tile.layer + 1].data() + std::ptrdiff_t(tile.first) * R;
+    std::fill_n(G, tile_size(tile), T(0));
+    if (tile.column < 0) return kernels.bias_gradient(delta, stride, n_panels, tile.n, G);
+    kernels.weight_gradient(delta, stride, space.columns[tile.layer].data() + tile.column / R * space.column_stride,
+                            n_panels, tile.n, G);
+  }
+
+  UpdateTile<T> update_tile(const Tile& tile, int n_slots) {
+    Layer<T>& layer = layers[tile.layer];
+    UpdateTile<T> u{};
+    if (tile.column < 0) {
+      u = {layer.b.data() + tile.first, {}, R, nullptr, 0, int(round_up(tile.n, R)) / R, R};
+      for (int s = 0; s < n_slots; ++s) u.slots[s] = layer.b_slots[s].data() + tile.first;
+      return u;
+    }
+    const std::ptrdiff_t at = tile.first * layer.ldw + tile.column;
+    u = {layer.w.data() + at,
+         {},
+         layer.ldw,
+         layer.wt.data() + tile.column * layer.ldt + tile.first,
+         layer.ldt,
+         tile.n,
+         std::min(R, layer.n_in - tile.column)};
+    for (int s = 0; s < n_slots; ++s) u.slots[s] = layer.w_slots[s].data() + at;
+    return u;
+  }
+
+  void step(const Batch& batch, const Rule& rule, long long t, double alpha, double scale, int thread, int threads) {
+    T c[max_coefficients];
+    step_coefficients(rule, t, c);
+    for_my_tiles(thread, threads, [&](std::size_t i, const Tile& tile, T* G) {
+      tile_gradient(batch, tile, G);
+      const bool bias = tile.column < 0; // biases are not penalised
+      const double squares = kernels.update(rule.optimizer, c, bias ? T(0) : T(alpha), T(scale), G,
+                                            update_tile(tile, n_slots(rule)));
+      tile_squares[i] = bias ? 0 : squares;
+    });
+  }
+
+  void write_gradient(const Batch& batch, double alpha, double scale, bool last, T* gradient, int thread, int threads) {
+    for_my_tiles(thread, threads, [&](std::size_t i, const Tile& tile, T* G) {
+      tile_gradient(batch, tile, G);
+      if (batch.first > 0)
+        for_each_weight(tile, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
+      if (last) {
+        const bool bias = tile.column < 0;
+        const double squares =
+            kernels.finish_gradient(bias ? T(0) : T(alpha), T(scale), G, update_tile(tile, 0));
+        tile_squares[i] = bias ? 0 : squares;
+      }
+      for_each_weight(tile, [&](std::ptrdiff_t flat, int in_tile) { gradient[flat] = G[in_tile]; });
+    });
+  }
+
+  void read_tile(const T* gradient, const Tile& tile, T* G) const {
+    std::fill_n(G, tile_size(tile), T(0));
+    for_each_weight(tile, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
+  }
+
+  // visit(offset in the flat buffer, offset in the tile)
+  template <class F> void for_each_weight(const Tile& tile, F&& visit) const {
+    const Layer<T>& layer = layers[tile.layer];
+    if (tile.column < 0) {
+      for (int i = 0; i < tile.n; ++i) visit(network.biases[tile.layer] + tile.first + i, i);
+      return;
+    }
+    const int width = std::min(R, layer.n_in - tile.column);
+    for (int j = 0; j < width; ++j)
+      for (int i = 0; i < tile.n; ++i)
+        visit(network.coefs[tile.layer] + std::ptrdiff_t(tile.column + j) * layer.n_out + tile.first + i, i * R + j);
+  }
+
+  // --- sums, always in the same order ----------------------------------------------------------------------------------
+
+  double batch_loss(const Batch& batch) const {
+    double sum = 0;
+    for (int p = 0; p < (batch.n + R - 1) / R; ++p) sum += space.panel_loss[p];
+    return sum;
+  }
+
+  double penalty(double alpha) const {
+    double sum = 0;
+    for (double squares : tile_squares) sum += squares;
+    return 0.5 * alpha * sum;
+  }
+
+  // --- prediction ------------------------------------------------------------------------------------------------------
+
+  void predict_block(Workspace<T>& space, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n,
+                     std::int64_t first_panel, int count, int layer, T* scratch, T* out) {
+    for (int p = 0; p < count; ++p) gather(space, X, rows, 0, n, first_panel + p, p);
+    for (int l = 0; l < layer; ++l) forward(space, l, 0, count, scratch);
+    const int width = network.sizes[layer];
+    for (int p = 0; p < count; ++p) {
+      T* panel = space.panels[layer].data() + p * space.panel_stride[layer];
+      if (layer == network.n_layers()) kernels.link(network.loss, panel, width);
+      const std::int64_t row = (first_panel + p) * R;
+      kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, n - row)), out + row * width, width);
+    }
+  }
+
+  void predict_row(const T* parameters, const T* x, int layer, T* out) const {
+    const int widest = *std::max_element(network.sizes.begin(), network.sizes.end());
+    const AlignedArray<T> buffers(2 * round_up(widest, R));
+    T* from = buffers.data();
+    T* to = from + round_up(widest, R);
+    for (int l = 0; l < layer; ++l) {
+      kernels.forward_row(parameters + network.coefs[l], parameters + network.biases[l], l ? from : x, layers[l].n_in,
+                          layers[l].n_out, layers[l].activation, to);
+      std::swap(from, to);
+    }
+    if (layer == network.n_layers()) kernels.link_row(network.loss, from, network.n_outputs());
+    std::copy_n(from, network.sizes[layer], out);
+  }
+
+  const Network network;
+  const Kernels<T>& kernels;
+  const int R;
+  const int requested_threads;
+  double flops_per_row = 0;
+  int max_rows = 0;
+  std::vector<Layer<T>> layers;
+  std::vector<Tile> tiles;
+  std::vector<double> tile_squares; // sum of w^2 per tile, before the last step
+  Workspace<T> space;
+  std::vector<AlignedArray<T>> scratch; // per thread
+};
+
+} // namespace
+
+template <class T> std::unique_ptr<Engine<T>> make_cpu_engine(const Network& network, int n_threads) {
+  if (use_blas(network)) return make_blas_engine<T>(network);
+  return std::make_unique<CpuEngine<T>>(network, n_threads);
+}
+template std::unique_ptr<Engine<float>> make_cpu_engine(const Network&, int);
+template std::unique_ptr<Engine<double>> make_cpu_engine(const Network&, int);
+
+} // namespace fastmlp

@@ -1,0 +1,92 @@
+// What a kernel set offers to the CPU engine: plain functions on plain memory, one table per instruction set.
+//
+// Layouts. R rows of a batch make a panel; the batch is the SIMD dimension.
+//   panels   [panel][feature][R]           activations; features padded to a multiple of R with zeros
+//   columns  [feature / R][panel][R][R]    the same numbers transposed in R x R blocks, read by the weight gradient
+//   W        [fan_out][ldw]                weights, one row a neuron; WT [fan_in][ldt] is kept beside it
+// Nothing is repacked between steps: the optimizer writes W and WT.
+// The framework knows no instruction set, a kernel knows no thread, network or batch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace fastmlp {
+
+// A product of one layer for consecutive panels: out = f(M * in + bias), with an optional epilogue.
+template <class T> struct PanelProduct {
+  const T* M;            // [n_out][ldm]
+  std::ptrdiff_t ldm;
+  const T* bias;         // [n_out] or null for 0
+  const T* in;           // panels of n_in features
+  std::ptrdiff_t in_stride; // from panel to panel
+  T* out;                // panels of n_out features; backward: holds the activations and receives the deltas
+  std::ptrdiff_t out_stride;
+  T* z;                  // panels of pre-activations (same stride as out): written forward, read backward; may be null
+  int n_in, n_out, n_panels;
+  int activation;        // number in Activations; -1: none
+};
+
+// A tile of the weights of one layer: up to `tile_rows` neurons by R inputs.
+template <class T> struct UpdateTile {
+  T* w;                  // [n][ldw], R columns
+  T* slots[4];           // same layout as w
+  std::ptrdiff_t ldw;
+  T* wt;                 // where w's transpose goes, [R][ldt]; null for biases
+  std::ptrdiff_t ldt;
+  int n, n_columns;      // neurons in the tile; columns that exist (the rest is padding)
+};
+
+template <class T> struct Kernels {
+  const char* name;
+  int rows;      // R
+  int tile_rows; // neurons in a weight tile, a multiple of every block that transposes use
+
+  // rows[0..n) of dense X, or of compressed sparse rows, to one panel and its block of columns; 0 < n <= R.
+  // Missing rows repeat the last one: whatever they compute stays finite, and their weight is 0.
+  void (*gather_dense)(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int k,
+                       T* panel, T* columns, std::ptrdiff_t column_stride);
+  void (*gather_sparse)(const T* values, const std::int32_t* indices, const std::int64_t* indptr,
+                        const std::int64_t* rows, std::int64_t first, int n, int k, T* panel, T* columns,
+                        std::ptrdiff_t column_stride);
+  void (*panel_to_columns)(const T* panel, int k, T* columns, std::ptrdiff_t column_stride);
+  void (*panel_to_rows)(const T* panel, int k, int n, T* out, std::ptrdiff_t ld);
+
+  void (*forward)(const PanelProduct<T>& product, T* scratch);
+  void (*backward)(const PanelProduct<T>& product, T* scratch); // multiplies by the slope of `activation`
+  std::size_t (*scratch_size)(int n_panels);                    // elements that forward and backward need
+
+  void (*link)(int loss, T* z, int n_outputs);                    // one panel, in place
+  // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses.
+  double (*loss)(int loss, T* z, const T* y, const T* weights, int n_outputs);
+
+  // G[n][R] += delta[n][:] . columns[:][R] over all panels; delta panels are `delta_stride` apart.
+  void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels, int n, T* G);
+  void (*bias_gradient)(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, T* g);
+
+  // G = (G + alpha w) * scale: the gradient of the mean loss with its L2 penalty; returns the sum of w^2.
+  double (*finish_gradient)(T alpha, T scale, T* G, const UpdateTile<T>& tile);
+  // The same, then a step of the optimizer.
+  double (*update)(int optimizer, const T* coefficients, T alpha, T scale, T* G, const UpdateTile<T>& tile);
+  void (*transpose_weights)(const UpdateTile<T>& tile); // w -> wt
+
+  // A single row through one layer, from the flat buffer: out = activation(x W + b), same bits as `forward`.
+  void (*forward_row)(const T* W, const T* b, const T* x, int n_in, int n_out, int activation, T* out);
+  void (*link_row)(int loss, T* z, int n_outputs);
+
+  // The catalogues applied to arrays, for tests. apply_loss: `n` rows of `m` outputs, row by row.
+  void (*apply_activation)(int activation, const T* z, std::ptrdiff_t n, T* value, T* slope);
+  void (*apply_loss)(int loss, const T* z, const T* y, std::ptrdiff_t n, int m, T* prediction, T* row_loss, T* grad);
+  double (*multiply_adds)(long rounds); // runs independent multiply-adds, returns how many operations: the peak rate
+};
+
+// The kernel set in use, and its choice among those compiled into this build that the machine can run (best last).
+template <class T> const Kernels<T>& kernels();
+template <> const Kernels<float>& kernels<float>();
+template <> const Kernels<double>& kernels<double>();
+std::vector<std::string> instruction_sets();
+void set_instruction_set(const std::string& name);
+
+} // namespace fastmlp

@@ -1,0 +1,114 @@
+// How the CPU engine lays out parameters and a batch in memory; the panel layout itself is described in kernels.hpp.
+#pragma once
+
+#include "../engine.hpp"
+#include "kernels.hpp"
+#include "memory.hpp"
+
+#include <algorithm>
+#include <iterator>
+
+namespace fastmlp {
+
+inline std::ptrdiff_t round_up(std::ptrdiff_t n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Rows `n` elements long, rounded up to `R`; one R more when rows would otherwise fall on the same cache sets.
+template <class T> std::ptrdiff_t leading_dimension(std::ptrdiff_t n, int R) {
+  const std::ptrdiff_t ld = round_up(n, R);
+  return ld * std::ptrdiff_t(sizeof(T)) % 512 == 0 ? ld + R : ld;
+}
+
+// B[j][i] = A[i][j], in blocks that fit the cache.
+template <class T>
+void transpose(const T* A, std::ptrdiff_t lda, std::ptrdiff_t rows, std::ptrdiff_t columns, T* B, std::ptrdiff_t ldb) {
+  constexpr std::ptrdiff_t block = 32;
+  for (std::ptrdiff_t i0 = 0; i0 < rows; i0 += block)
+    for (std::ptrdiff_t j0 = 0; j0 < columns; j0 += block)
+      for (std::ptrdiff_t i = i0; i < std::min(i0 + block, rows); ++i)
+        for (std::ptrdiff_t j = j0; j < std::min(j0 + block, columns); ++j) B[j * ldb + i] = A[i * lda + j];
+}
+
+inline int n_slots(const Rule& rule) {
+  int n = 0;
+  Optimizers::visit(rule.optimizer, [&](auto entry) { n = int(std::size(entry.slots)); });
+  return n;
+}
+
+// What the optimizer's step number `t` has in common for all weights.
+template <class T> void step_coefficients(const Rule& rule, long long t, T* c) {
+  double wide[max_coefficients] = {};
+  Optimizers::visit(rule.optimizer, [&](auto entry) {
+    entry.prepare(rule.hyperparameters.data(), rule.learning_rate, t, wide);
+  });
+  for (int i = 0; i < max_coefficients; ++i) c[i] = T(wide[i]);
+}
+
+// The parameters of one layer, with the optimizer's numbers beside them in the same layout.
+template <class T> struct Layer {
+  int n_in, n_out;
+  int activation;      // number in Activations; -1 at the output, where the loss owns the link
+  bool keeps_z;        // the slope needs the pre-activation
+  std::ptrdiff_t ldw, ldt;
+  AlignedArray<T> w, wt, b;               // [n_out][ldw], [n_in][ldt], [n_out], rows padded to R
+  AlignedArray<T> w_slots[max_slots], b_slots[max_slots];
+
+  Layer(int n_in, int n_out, int activation, int R)
+      : n_in(n_in), n_out(n_out), activation(activation), keeps_z(false), ldw(leading_dimension<T>(n_in, R)),
+        ldt(leading_dimension<T>(n_out, R)), w(w_size(R)), wt(round_up(n_in, R) * ldt), b(round_up(n_out, R)) {
+    if (activation >= 0) Activations::visit(activation, [&](auto a) { keeps_z = !a.slope_from_output; });
+  }
+
+  std::size_t w_size(int R) const { return std::size_t(round_up(n_out, R) * ldw); }
+  void make_slots(int n, int R) {
+    for (int s = 0; s < n; ++s) {
+      if (w_slots[s].data()) continue;
+      w_slots[s] = AlignedArray<T>(w_size(R));
+      b_slots[s] = AlignedArray<T>(round_up(n_out, R));
+    }
+  }
+};
+
+// A piece of work of the second phase: `n` neurons from `first` by R inputs from `column`; biases if column < 0.
+struct Tile {
+  int layer, first, n, column;
+};
+
+template <class T> std::vector<Tile> make_tiles(const std::vector<Layer<T>>& layers, const Kernels<T>& kernels) {
+  std::vector<Tile> tiles;
+  const int bias_tile = 16 * kernels.rows;
+  for (int l = 0; l < int(layers.size()); ++l) {
+    for (int row = 0; row < layers[l].n_out; row += kernels.tile_rows)
+      for (int column = 0; column < layers[l].n_in; column += kernels.rows)
+        tiles.push_back({l, row, std::min(kernels.tile_rows, layers[l].n_out - row), column});
+    for (int row = 0; row < layers[l].n_out; row += bias_tile)
+      tiles.push_back({l, row, std::min(bias_tile, layers[l].n_out - row), -1});
+  }
+  return tiles;
+}
+
+// Buffers for up to `capacity` rows of a batch.
+template <class T> struct Workspace {
+  int capacity = 0; // rows, a multiple of R
+  std::vector<AlignedArray<T>> panels;   // per layer of units, input first
+  std::vector<AlignedArray<T>> z;        // pre-activations, where kept
+  std::vector<AlignedArray<T>> columns;  // per layer of weights: its input, transposed
+  std::vector<std::ptrdiff_t> panel_stride;
+  std::ptrdiff_t column_stride = 0;
+  AlignedArray<T> targets, weights;
+  std::vector<double> panel_loss;
+
+  Workspace() = default;
+  Workspace(const Network& network, const std::vector<Layer<T>>& layers, int R, int rows)
+      : capacity(int(round_up(rows, R))), column_stride(std::ptrdiff_t(capacity) * R),
+        targets(std::size_t(capacity) * network.n_outputs()), weights(capacity), panel_loss(capacity / R) {
+    for (std::size_t l = 0; l < network.sizes.size(); ++l) {
+      const std::ptrdiff_t padded = round_up(network.sizes[l], R);
+      panel_stride.push_back(padded * R);
+      panels.emplace_back(std::size_t(capacity) * padded);
+      z.emplace_back(l > 0 && layers[l - 1].keeps_z ? std::size_t(capacity) * padded : 0);
+      if (l < layers.size()) columns.emplace_back(std::size_t(capacity) * padded);
+    }
+  }
+};
+
+} // namespace fastmlp

@@ -1,0 +1,132 @@
+// THE SEAM: what a device can do for a network. The trainer and the bindings know only this page.
+//
+// An engine holds the parameters in the layout its kernels like; set_parameters/get_parameters translate from and to
+// the flat buffer of network.hpp, and slots (optimizer state) likewise. One engine serves one caller at a time.
+#pragma once
+
+#include "network.hpp"
+#include "optimizers.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace fastmlp {
+
+// Rows of features: dense with unit column stride, or compressed sparse rows when `indptr` is set.
+template <class T> struct Matrix {
+  std::int64_t n_rows = 0;
+  int n_columns = 0;
+  const T* data = nullptr;
+  std::ptrdiff_t stride = 0; // between dense rows, in elements
+  const std::int32_t* indices = nullptr;
+  const std::int64_t* indptr = nullptr;
+};
+
+// What is learned from: features, targets (n_rows, n_outputs) or class numbers, and optional sample weights.
+template <class T> struct Dataset {
+  Matrix<T> X;
+  const T* y = nullptr;
+  const std::int32_t* labels = nullptr;
+  const T* sample_weight = nullptr;
+};
+
+// How weights move: one optimizer step is number `t` (counted from 1) at `learning_rate`.
+struct Rule {
+  int optimizer = 0;
+  std::vector<double> hyperparameters;
+  double learning_rate = 0;
+  long long t = 0; // steps done so far
+};
+
+struct EpochResult {
+  double loss = 0, penalty = 0;  // sums over batches of the mean loss and of the L2 penalty, times the batch's rows
+  std::int64_t failed_batch = 0; // first batch (from 1) whose loss is NaN, else 0
+  bool interrupted = false;
+};
+
+// Asks a callback whether to stop, at most every 50 ms: it takes the GIL.
+class Poll {
+public:
+  explicit Poll(const std::function<bool()>& ask) : ask(ask) {}
+  bool operator()() {
+    const auto now = std::chrono::steady_clock::now();
+    if (!ask || now - last < std::chrono::milliseconds(50)) return false;
+    last = now;
+    return ask();
+  }
+
+private:
+  const std::function<bool()>& ask;
+  std::chrono::steady_clock::time_point last = std::chrono::steady_clock::now();
+};
+
+template <class T> class Engine {
+public:
+  virtual ~Engine() = default;
+
+  virtual std::ptrdiff_t parameter_count() const = 0;
+  virtual void set_parameters(const T* flat) = 0;
+  virtual void get_parameters(T* flat) const = 0;
+  virtual void set_slots(const std::vector<const T*>& flat) = 0;
+  virtual void get_slots(const std::vector<T*>& flat) const = 0;
+
+  // One pass over the rows `order` in batches, a step after each; `poll` is asked now and then whether to stop. A batch
+  // whose weights sum to 0 says nothing and is passed over. This one is the plain path; a device may do better.
+  virtual EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
+                            double alpha, Rule& rule, const std::function<bool()>& poll);
+
+  // The plain path, first half: weighted mean loss of the rows, L2 penalty, and the gradient of their sum (flat); all 0
+  // if the weights sum to 0. `rows` may be null for the first n rows.
+  virtual double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha,
+                                   double& penalty, T* gradient) = 0;
+
+  // The plain path, second half: one step of the rule with a given gradient.
+  virtual void apply(const T* gradient, Rule& rule) = 0;
+
+  // Output of layer `layer` (0 is the input, n_layers the predictions) for rows of X, to out (n, sizes[layer]), with the
+  // parameters `flat`, or those of the engine if it is null.
+  virtual void predict(const T* flat, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
+                       T* out) = 0;
+};
+
+template <class T>
+double sum_of_weights(const Dataset<T>& data, const std::int64_t* rows, std::int64_t first, std::int64_t n) {
+  if (!data.sample_weight) return double(n);
+  double sum = 0;
+  for (std::int64_t i = first; i < first + n; ++i) sum += double(data.sample_weight[rows ? rows[i] : i]);
+  return sum;
+}
+
+template <class T>
+EpochResult Engine<T>::epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
+                             double alpha, Rule& rule, const std::function<bool()>& poll) {
+  EpochResult result;
+  Poll asks(poll);
+  std::vector<T> gradient(static_cast<std::size_t>(parameter_count()));
+  for (std::int64_t first = 0, number = 1; first < n; first += batch_size, ++number) {
+    const std::int64_t count = std::min(batch_size, n - first);
+    if (asks()) {
+      result.interrupted = true;
+      break;
+    }
+    if (sum_of_weights(data, order, first, count) == 0) continue;
+    double penalty = 0;
+    const double loss = loss_and_gradient(data, order + first, count, alpha, penalty, gradient.data());
+    apply(gradient.data(), rule);
+    result.loss += loss * double(count);
+    result.penalty += penalty * double(count);
+    if (std::isnan(loss + penalty)) {
+      result.failed_batch = number;
+      break;
+    }
+  }
+  return result;
+}
+
+template <class T> std::unique_ptr<Engine<T>> make_cpu_engine(const Network& network, int n_threads);
+
+} // namespace fastmlp

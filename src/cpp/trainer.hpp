@@ -1,0 +1,221 @@
+// Training: epochs, shuffles, stopping rules, best weights. Batches and steps are the engine's; input and output are
+// the caller's. The rules are scikit-learn's, so that both stop at the same epoch.
+#pragma once
+
+#include "engine.hpp"
+#include "random.hpp"
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <string>
+#include <vector>
+
+namespace fastmlp {
+
+enum class Schedule { constant, invscaling, adaptive };
+enum class Score { accuracy, r2 };
+enum class Stopped { max_iter, no_improvement, learning_rate, interrupted, not_finite };
+
+struct TrainOptions {
+  Rule rule;
+  double learning_rate_init = 0;
+  Schedule schedule = Schedule::constant;
+  double power_t = 0.5;
+  double alpha = 0;
+  std::int64_t batch_size = 1, max_iter = 1;
+  bool shuffle = true;
+  double tol = 0;
+  double n_iter_no_change = 0; // a double, as infinity is allowed
+  Score score = Score::accuracy;
+};
+
+// What training carries from one call to the next, and what it found out.
+struct TrainState {
+  long long n_samples_seen = 0;
+  std::int64_t no_improvement_count = 0;
+  double best_loss = std::numeric_limits<double>::infinity();
+  double best_validation_score = -std::numeric_limits<double>::infinity();
+  std::vector<double> loss_curve, validation_scores;
+  std::int64_t n_iter = 0, failed_epoch = 0, failed_batch = 0;
+  Stopped stopped = Stopped::max_iter;
+};
+
+// Rows of a Dataset; validation is empty without early stopping.
+struct Split {
+  std::vector<std::int64_t> train, validation;
+};
+
+struct Hooks {
+  std::function<bool()> poll;                                         // stop now?
+  std::function<bool(std::int64_t, double, double)> after_epoch;      // n_iter, loss, score; true: stop
+  std::function<void(std::int64_t, double)> rate_changed;             // n_iter, new learning rate
+};
+
+// Share of rows predicted right: the largest output for log_loss, every output on the right side of 1/2 otherwise.
+template <class T>
+double accuracy(const Network& network, const Dataset<T>& data, const std::vector<std::int64_t>& rows, const T* p) {
+  const int m = network.n_outputs();
+  const bool one_of_many = m > 1 && (data.labels || network.loss == Losses::find("log_loss", "loss"));
+  double right = 0, total = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i, p += m) {
+    const T* y = data.y ? data.y + rows[i] * m : nullptr;
+    bool hit = true;
+    if (one_of_many) {
+      const auto best = std::max_element(p, p + m) - p;
+      hit = best == (data.labels ? std::ptrdiff_t(data.labels[rows[i]]) : std::max_element(y, y + m) - y);
+    } else {
+      for (int k = 0; k < m; ++k) hit = hit && (p[k] > T(0.5)) == (y[k] > T(0.5));
+    }
+    const double weight = data.sample_weight ? double(data.sample_weight[rows[i]]) : 1.0;
+    right += hit ? weight : 0;
+    total += weight;
+  }
+  return right / total;
+}
+
+// Coefficient of determination, averaged over outputs; a constant target scores 1 if met exactly and 0 otherwise.
+template <class T>
+double r2(const Network& network, const Dataset<T>& data, const std::vector<std::int64_t>& rows, const T* p) {
+  const int m = network.n_outputs();
+  double sum = 0;
+  for (int k = 0; k < m; ++k) {
+    double mean = 0, total = 0, residual = 0, spread = 0;
+    const auto weight = [&](std::size_t i) { return data.sample_weight ? double(data.sample_weight[rows[i]]) : 1.0; };
+    const auto target = [&](std::size_t i) { return double(data.y[rows[i] * m + k]); };
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      mean += weight(i) * target(i);
+      total += weight(i);
+    }
+    mean /= total;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const double d = target(i) - double(p[i * m + k]), c = target(i) - mean;
+      residual += weight(i) * d * d;
+      spread += weight(i) * c * c;
+    }
+    sum += spread != 0 ? 1 - residual / spread : residual == 0 ? 1 : 0;
+  }
+  return sum / m;
+}
+
+template <class T> class Trainer {
+public:
+  Trainer(Engine<T>& engine, const Network& network, const Dataset<T>& data, const Split& split, MT19937& random,
+          const Hooks& hooks)
+      : engine(engine), network(network), data(data), split(split), random(random), hooks(hooks) {
+    Losses::visit(network.loss, [&](auto loss) { loss_share = loss.mean_over_outputs ? network.n_outputs() : 1; });
+  }
+
+  // Trains in the engine; with a validation split, `best` receives the parameters of the best score.
+  void run(TrainOptions& options, TrainState& state, std::vector<T>& best) {
+    const std::int64_t n = std::int64_t(split.train.size());
+    std::vector<std::int64_t> order(split.train);
+    if (!split.validation.empty()) keep(best);
+    state.stopped = Stopped::max_iter;
+    for (state.n_iter = 0; state.n_iter < options.max_iter;) {
+      if (options.shuffle) shuffle(order);
+      const EpochResult result =
+          engine.epoch(data, order.data(), n, options.batch_size, options.alpha, options.rule, hooks.poll);
+      if (result.interrupted) {
+        state.stopped = Stopped::interrupted;
+        return;
+      }
+      ++state.n_iter;
+      state.n_samples_seen += n;
+      const bool failed = result.failed_batch > 0;
+      const double loss = failed ? std::nan("") : (result.loss / loss_share + result.penalty) / double(n);
+      state.loss_curve.push_back(loss);
+      judge(options, state, best);
+      if (options.schedule == Schedule::invscaling)
+        options.rule.learning_rate =
+            options.learning_rate_init / std::pow(double(state.n_samples_seen + 1), options.power_t);
+      const double score = split.validation.empty() ? std::nan("") : state.validation_scores.back();
+      if (hooks.after_epoch && hooks.after_epoch(state.n_iter, loss, score)) {
+        state.stopped = Stopped::interrupted;
+        return;
+      }
+      if (failed) {
+        state.failed_epoch = state.n_iter;
+        state.failed_batch = result.failed_batch;
+        state.stopped = Stopped::not_finite;
+        return;
+      }
+      if (double(state.no_improvement_count) > options.n_iter_no_change && !goes_on(options, state)) return;
+    }
+  }
+
+private:
+  // Each epoch shuffles the order left by the one before, as scikit-learn does: a permutation of positions is drawn and
+  // applied, so that the stream of random numbers is consumed in the same way.
+  void shuffle(std::vector<std::int64_t>& order) {
+    permutation.resize(order.size());
+    std::iota(permutation.begin(), permutation.end(), 0);
+    random.shuffle(permutation.data(), std::int64_t(permutation.size()));
+    shuffled.resize(order.size());
+    for (std::size_t i = 0; i < order.size(); ++i) shuffled[i] = order[std::size_t(permutation[i])];
+    order.swap(shuffled);
+  }
+
+  // Counts epochs without improvement: of the validation score if there is one, else of the training loss.
+  void judge(const TrainOptions& options, TrainState& state, std::vector<T>& best) {
+    if (split.validation.empty()) {
+      const double loss = state.loss_curve.back();
+      state.no_improvement_count = loss > state.best_loss - options.tol ? state.no_improvement_count + 1 : 0;
+      if (loss < state.best_loss) state.best_loss = loss;
+      return;
+    }
+    const double score = validation_score(options.score);
+    state.validation_scores.push_back(score);
+    state.no_improvement_count =
+        score < state.best_validation_score + options.tol ? state.no_improvement_count + 1 : 0;
+    if (score > state.best_validation_score) {
+      state.best_validation_score = score;
+      keep(best);
+    }
+  }
+
+  void keep(std::vector<T>& best) const {
+    best.resize(std::size_t(network.n_parameters));
+    engine.get_parameters(best.data());
+  }
+
+  double validation_score(Score score) {
+    const std::size_t n = split.validation.size();
+    predictions.resize(n * std::size_t(network.n_outputs()));
+    engine.predict(nullptr, data.X, split.validation.data(), std::int64_t(n), network.n_layers(), predictions.data());
+    for (T p : predictions)
+      if (!std::isfinite(p)) return std::nan("");
+    return score == Score::accuracy ? accuracy(network, data, split.validation, predictions.data())
+                                    : r2(network, data, split.validation, predictions.data());
+  }
+
+  // No improvement for too long: lower the rate and go on, or stop.
+  bool goes_on(TrainOptions& options, TrainState& state) const {
+    constexpr double lowest_rate = 1e-6;
+    if (options.schedule != Schedule::adaptive) {
+      state.stopped = Stopped::no_improvement;
+      return false;
+    }
+    if (options.rule.learning_rate <= lowest_rate) {
+      state.stopped = Stopped::learning_rate;
+      return false;
+    }
+    options.rule.learning_rate /= 5;
+    state.no_improvement_count = 0;
+    if (hooks.rate_changed) hooks.rate_changed(state.n_iter, options.rule.learning_rate);
+    return true;
+  }
+
+  Engine<T>& engine;
+  const Network& network;
+  const Dataset<T>& data;
+  const Split& split;
+  MT19937& random;
+  const Hooks& hooks;
+  double loss_share = 1;
+  std::vector<std::int64_t> permutation, shuffled;
+  std::vector<T> predictions;
+};
+
+} // namespace fastmlp

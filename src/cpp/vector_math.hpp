@@ -1,0 +1,361 @@
+// Elementary functions for one number or a vector of numbers: exp, log, tanh and what activations and losses need.
+//
+// S is float, double, or a vector of them (`__attribute__((vector_size(N)))`, N = 16, 32 or 64). A function is written
+// once for all S, without branches and tables, so that a lane of a vector and a single number get the same bits from
+// the same object. Everything is inlined and internal: objects built for different instruction sets never share code.
+// This room knows numbers and instruction sets. It knows nothing of networks, threads or memory, and never calls libm.
+//
+// Largest error seen, in units in the last place of the result; (f) with and (n) without fused multiply-add:
+//                   float f / n    double f / n                     float f / n    double f / n
+//     exp             @@
+//
+// A result below the smallest normal number becomes 0. NaN gives NaN; infinities give the limits; log of a negative
+// number is NaN. log counts a subnormal number as one near the smallest normal number.
+//
+// A product is added to at most one thing that is itself a product, or it is exact: so a compiler that fuses a * b + c
+// has only one way to do it, and single numbers and vectors round alike.
+//
+// Constants: tools/fit_vector_math.py derives every number with more than four digits.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#if !defined(__CUDACC__) && defined(__SSE2__)
+#include <immintrin.h>
+#elif !defined(__CUDACC__) && defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#ifdef __CUDACC__
+#define FASTMLP_INLINE static inline __attribute__((always_inline)) __host__ __device__
+#else
+#define FASTMLP_INLINE static inline __attribute__((always_inline))
+#endif
+
+namespace fastmlp {
+
+// ---- what S is made of ------------------------------------------------------------------------------------------
+
+template <class S> struct Shape { // of a vector
+  using scalar = std::remove_reference_t<decltype(std::declval<S&>()[0])>;
+  using word = typename Shape<scalar>::bits;
+  typedef word bits __attribute__((vector_size(sizeof(S))));
+  using mask = decltype(S{} < S{});
+};
+template <> struct Shape<float> {
+  using scalar = float;
+  using bits = std::uint32_t;
+  using mask = bool;
+};
+template <> struct Shape<double> {
+  using scalar = double;
+  using bits = std::uint64_t;
+  using mask = bool;
+};
+
+template <class S> using scalar_of = typename Shape<S>::scalar; // float or double
+template <class S> using mask_of = typename Shape<S>::mask;     // what a < b gives: bool, or all bits of a lane
+template <class S> using bits_of = typename Shape<S>::bits;     // unsigned integers of the same size
+template <class S> constexpr int lanes = sizeof(S) / sizeof(scalar_of<S>);
+template <class S> using word_of = bits_of<scalar_of<S>>; // one lane of bits_of<S>
+
+// ---- tools ------------------------------------------------------------------------------------------------------
+
+template <class S> FASTMLP_INLINE S splat(scalar_of<S> value) {
+  if constexpr (lanes<S> == 1)
+    return value;
+  else
+    return value - S{}; // minus 0 leaves -0 as it is, plus 0 would not
+}
+
+// a where the condition holds, else b
+template <class S> FASTMLP_INLINE S select(mask_of<S> condition, S a, S b) { return condition ? a : b; }
+
+// Both return b if a or b is NaN: put the number that may be NaN, and must not be hidden, second.
+template <class S> FASTMLP_INLINE S maximum(S a, S b) { return select(a > b, a, b); }
+template <class S> FASTMLP_INLINE S minimum(S a, S b) { return select(a < b, a, b); }
+
+template <class To, class From> FASTMLP_INLINE To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast: the sizes differ");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(To));
+  return to;
+}
+template <class S> FASTMLP_INLINE bits_of<S> to_bits(S x) { return bit_cast<bits_of<S>>(x); }
+template <class S> FASTMLP_INLINE S from_bits(bits_of<S> bits) { return bit_cast<S>(bits); }
+
+template <class S> FASTMLP_INLINE S absolute(S x) {
+  constexpr word_of<S> sign = word_of<S>(1) << (8 * sizeof(scalar_of<S>) - 1);
+  return from_bits<S>(to_bits(x) & ~sign);
+}
+
+// the size of one with the sign of the other
+template <class S> FASTMLP_INLINE S copysign(S size, S signed_as) {
+  constexpr word_of<S> sign = word_of<S>(1) << (8 * sizeof(scalar_of<S>) - 1);
+  return from_bits<S>((to_bits(size) & ~sign) | (to_bits(signed_as) & sign));
+}
+
+// One rounding where the instruction set has a fused multiply-add and the optimizer is on, else two.
+template <class S> FASTMLP_INLINE S multiply_add(S a, S b, S c) { return a * b + c; }
+
+// c0 + c1 x + c2 x^2 + ... by Horner's rule
+template <class S> FASTMLP_INLINE S polynomial(S, scalar_of<S> c0) { return splat<S>(c0); }
+template <class S, class... Rest> FASTMLP_INLINE S polynomial(S x, scalar_of<S> c0, Rest... rest) {
+  return multiply_add(polynomial(x, rest...), x, splat<S>(c0));
+}
+
+// ---- square root ------------------------------------------------------------------------------------------------
+
+#ifdef __CUDA_ARCH__
+FASTMLP_INLINE float hardware_root(float x) { return ::sqrtf(x); }
+FASTMLP_INLINE double hardware_root(double x) { return ::sqrt(x); }
+#else
+FASTMLP_INLINE float hardware_root(float x) { return __builtin_sqrtf(x); }
+FASTMLP_INLINE double hardware_root(double x) { return __builtin_sqrt(x); }
+#endif
+
+#if defined(__CUDACC__)
+constexpr int register_bytes = 0;
+#elif defined(__SSE2__)
+FASTMLP_INLINE __m128 hardware_root(__m128 x) { return _mm_sqrt_ps(x); }
+FASTMLP_INLINE __m128d hardware_root(__m128d x) { return _mm_sqrt_pd(x); }
+#if defined(__AVX__)
+FASTMLP_INLINE __m256 hardware_root(__m256 x) { return _mm256_sqrt_ps(x); }
+FASTMLP_INLINE __m256d hardware_root(__m256d x) { return _mm256_sqrt_pd(x); }
+#endif
+#if defined(__AVX512F__)
+FASTMLP_INLINE __m512 hardware_root(__m512 x) { return _mm512_maskz_sqrt_ps(0xffff, x); }
+FASTMLP_INLINE __m512d hardware_root(__m512d x) { return _mm512_maskz_sqrt_pd(0xff, x); }
+constexpr int register_bytes = 64;
+#elif defined(__AVX__)
+constexpr int register_bytes = 32;
+#else
+constexpr int register_bytes = 16;
+#endif
+#elif defined(__aarch64__)
+FASTMLP_INLINE float32x4_t hardware_root(float32x4_t x) { return vsqrtq_f32(x); }
+FASTMLP_INLINE float64x2_t hardware_root(float64x2_t x) { return vsqrtq_f64(x); }
+constexpr int register_bytes = 16;
+#else
+constexpr int register_bytes = 0;
+#endif
+
+// A vector wider than the registers goes lane by lane.
+template <class S> FASTMLP_INLINE S square_root(S x) {
+  if constexpr (lanes<S> == 1 || sizeof(S) <= register_bytes) {
+    return hardware_root(x);
+  } else {
+    S root = x;
+    for (int i = 0; i < lanes<S>; ++i) root[i] = hardware_root(scalar_of<S>(x[i]));
+    return root;
+  }
+}
+
+// ---- numbers ----------------------------------------------------------------------------------------------------
+
+template <class T> struct Limits {
+  static constexpr T infinity = std::numeric_limits<T>::infinity(), nan = std::numeric_limits<T>::quiet_NaN();
+};
+
+template <class T> struct Numbers;
+template <> struct Numbers<float> : Limits<float> {
+  static constexpr int fraction_bits = 23;
+  static constexpr float integer_shift = 12582912.0f; // 3 * 2^22: adding it rounds to an integer, kept in the low bits
+  static constexpr float grid_shift = 49152.0f;       // 3 * 2^14: adding it rounds to a multiple of 2^-8
+  static constexpr float flat = 20;                   // expm1 is -1, and tanh of half of it 1, to the last bit
+  static constexpr float log2_e = 1.442695f, ln2_high = 0.69314575f, ln2_low = 1.4286068e-6f;
+  static constexpr float sqrt_half = 0.70710677f;
+  // the arguments between which results are normal numbers
+  static constexpr float exp_low = -87.33654f, exp_high = 88.72283f, cdf_end = 12.949952f, pdf_end = 13.14668f;
+};
+template <> struct Numbers<double> : Limits<double> {
+  static constexpr int fraction_bits = 52;
+  static constexpr double integer_shift = 6755399441055744.0; // 3 * 2^51
+  static constexpr double grid_shift = 6442450944.0;          // 3 * 2^31: a multiple of 2^-20
+  static constexpr double flat = 40;
+  static constexpr double log2_e = 1.4426950408889634, ln2_high = 0.6931471805598903, ln2_low = 5.497923018708371e-14;
+  static constexpr double sqrt_half = 0.7071067811865476;
+  static constexpr double exp_low = -708.3964185322641, exp_high = 709.782712893384;
+  static constexpr double cdf_end = 37.51937934714449, pdf_end = 37.61588706913767;
+};
+template <class S> using numbers_of = Numbers<scalar_of<S>>;
+template <class S> constexpr bool is_float = std::is_same_v<scalar_of<S>, float>;
+
+// (exp(r) - 1 - r) / r^2 for |r| < 0.35
+template <class S> FASTMLP_INLINE S exp_rest(S r) {
+  if constexpr (is_float<S>)
+    return polynomial(r, 0.5f, 0.16666666f, 0.041666478f, 0.0083335675f, 0.0013933708f, 0.00019742562f);
+  else
+    return polynomial(r, 0.5, 0.16666666666666677, 0.0416666666666666, 0.008333333333321443, 0.0013888888888928337,
+                      0.00019841269886570426, 0.000024801587227621047, 2.7557243776384498e-6, 2.755736178023577e-7,
+                      2.5109185938735996e-8, 2.0886684693563505e-9);
+}
+
+// (log(1 + f) - f) / f^2 for 1 + f between sqrt(1/2) and sqrt(2)
+template <class S> FASTMLP_INLINE S log_rest(S f) {
+  if constexpr (is_float<S>)
+    return polynomial(f, -0.49999988f, 0.33333337f, -0.250016f, 0.20001237f, -0.16608179f, 0.14195393f, -0.1326361f,
+                      0.12827516f, -0.07479352f);
+  else
+    return polynomial(f, -0.5, 0.33333333333333476, -0.24999999999998812, 0.1999999999994127, -0.16666666666944266,
+                      0.14285714294225016, -0.12499999979010433, 0.11111110499129255, -0.10000000537045223,
+                      0.09090934026606945, -0.08333341275641372, 0.07691702112174933, -0.0714207704964141,
+                      0.06675362912316894, -0.0626905488627478, 0.05815360775318826, -0.053301435211093,
+                      0.054312815558982624, -0.06274701736862416, 0.056560433872072685, -0.023926919109516782);
+}
+
+// (a + 4) exp(a^2 / 2) Phi(-a) for t = (a - 4) / (a + 4), a from 0 to where Phi(-a) ends
+template <class S> FASTMLP_INLINE S scaled_tail(S t) {
+  if constexpr (is_float<S>)
+    return polynomial(t, 0.75528514f, -0.6078966f, 0.38713685f, -0.18652219f, 0.060402688f, -0.0075365934f,
+                      -0.0035065862f, 0.0016110048f, 0.00018266686f, -0.00018510585f, -0.000030261635f);
+  else
+    return polynomial(t, 0.7552851304157515, -0.6078966419718921, 0.387137400742212, -0.1865218579596591,
+                      0.06039657489102374, -0.007540188966675846, -0.003479692368764496, 0.0016308184568344034,
+                      0.0001333443244042533, -0.0002310949284116313, -1.9083226765984433e-6, 0.000035144647311440324,
+                      7.168869738498195e-7, -5.920027324703526e-6, -6.301920529140553e-7, 1.0211894864086799e-6,
+                      2.725221181428864e-7, -1.5436888777909186e-7, -8.604098961367412e-8, 1.2668195910938293e-8,
+                      1.9905861695225302e-8, 2.2771156839304437e-9, -2.5461423382282756e-9, -8.175781580369255e-10,
+                      -1.9204655148694266e-11);
+}
+
+// ---- exp and its kin --------------------------------------------------------------------------------------------
+
+// exp(x) = 2^n (1 + rest); n is the low bits of `shifted`
+template <class S> struct ExpParts {
+  S rest, shifted;
+};
+
+template <class S> FASTMLP_INLINE ExpParts<S> exp_parts(S x) {
+  using N = numbers_of<S>;
+  const S shifted = multiply_add(x, splat<S>(N::log2_e), splat<S>(N::integer_shift));
+  const S n = shifted - splat<S>(N::integer_shift);
+  const S coarse = multiply_add(n, splat<S>(-N::ln2_high), x); // exact: ln2_high has zeros at the end
+  const S r = multiply_add(n, splat<S>(-N::ln2_low), coarse);
+  return {multiply_add(r * r, exp_rest(r), r), shifted};
+}
+
+// 2^n y, by adding n to the exponent; valid if y and the result are normal numbers
+template <class S> FASTMLP_INLINE S scale(S y, S shifted) {
+  return from_bits<S>(to_bits(y) + (to_bits(shifted) << numbers_of<S>::fraction_bits));
+}
+
+template <class S> FASTMLP_INLINE S exp(S x) {
+  using N = numbers_of<S>;
+  const ExpParts<S> e = exp_parts(x);
+  const S y = scale(splat<S>(1) + e.rest, e.shifted);
+  // adding infinity keeps NaN, whose bits `scale` may have spoiled
+  return select(x <= splat<S>(N::exp_high), select(x >= splat<S>(N::exp_low), y, splat<S>(0)), x + splat<S>(N::infinity));
+}
+
+// (exp(x) - 1) / 2 for -flat <= x <= exp_high, or NaN. Half, so that 2^(n-1) does not overflow before the result does.
+template <class S> FASTMLP_INLINE S half_expm1(S x) {
+  const ExpParts<S> e = exp_parts(x);
+  const S power = scale(splat<S>(0.5), e.shifted);
+  return multiply_add(power, e.rest, power - splat<S>(0.5));
+}
+
+template <class S> FASTMLP_INLINE S expm1(S x) {
+  using N = numbers_of<S>;
+  const S half = half_expm1(maximum(splat<S>(-N::flat), x));
+  const S y = select(x > splat<S>(N::exp_high), splat<S>(N::infinity), half + half);
+  return copysign(y, x); // for -0
+}
+
+// With h = (exp(2a) - 1) / 2 it is h / (h + 1): accurate near 0, where 1 - 2 / (exp(2a) + 1) cancels.
+template <class S> FASTMLP_INLINE S tanh(S x) {
+  const S a = absolute(x);
+  const S h = half_expm1(minimum(splat<S>(numbers_of<S>::flat), a + a));
+  return copysign(h / (h + splat<S>(1)), x);
+}
+
+// exp(-x) is large where the result is small, so 1 + exp(-x) loses nothing in either tail.
+template <class S> FASTMLP_INLINE S logistic(S x) { return splat<S>(1) / (splat<S>(1) + exp(-x)); }
+
+// ---- log and its kin --------------------------------------------------------------------------------------------
+
+// k ln 2 + log(1 + f), k an integer and f in the range of log_rest
+template <class S> FASTMLP_INLINE S sum_log(S k, S f) {
+  using N = numbers_of<S>;
+  const S ln2_high = splat<S>(N::ln2_high); // k ln2_high is exact
+  const S high = multiply_add(k, ln2_high, f);
+  const S lost = multiply_add(k, ln2_high, -high) + f;
+  const S low = multiply_add(k, splat<S>(N::ln2_low), lost);
+  return high + multiply_add(f * f, log_rest(f), low);
+}
+
+template <class S> FASTMLP_INLINE S log(S x) {
+  using T = scalar_of<S>;
+  using N = numbers_of<S>;
+  using W = word_of<S>;
+  constexpr W fraction = (W(1) << N::fraction_bits) - 1;
+  constexpr T bias = std::numeric_limits<T>::max_exponent - 1, integers = T(W(1) << N::fraction_bits);
+  const W from = to_bits(N::sqrt_half);
+  // x = 2^k (1 + f): the exponent of x / sqrt_half, as a number without a conversion, which AVX2 lacks for double
+  const bits_of<S> bits = to_bits(x) + (to_bits(T(1)) - from);
+  const S k = from_bits<S>((bits >> N::fraction_bits) | to_bits(integers)) - splat<S>(integers + bias);
+  const S f = from_bits<S>((bits & fraction) + from) - splat<S>(1);
+
+  const S infinity = splat<S>(N::infinity), nan = splat<S>(N::nan);
+  const S finite = select(x < infinity, sum_log(k, f), x);
+  return select(x > splat<S>(0), finite, select(x == splat<S>(0), -infinity, nan));
+}
+
+// log(1 + exp(x)) = max(x, 0) + log(1 + u) with u = exp(-|x|), and log(1 + u) = log 2 + log((1 + u) / 2) for larger u
+template <class S> FASTMLP_INLINE S softplus(S x) {
+  const S one = splat<S>(1), zero = splat<S>(0), u = exp(-absolute(x));
+  const auto larger = u > splat<S>(scalar_of<S>(0.414));
+  const S k = select(larger, one, zero);
+  const S f = select(larger, splat<S>(0.5) * (u - one), u);
+  return maximum(zero, x) + sum_log(k, f);
+}
+
+// ---- the normal distribution ------------------------------------------------------------------------------------
+
+// |x| = a = g + d with g on a grid, so that g^2 is exact and exp(-g^2 / 2) accurate in the far tail.
+template <class S> struct NormalParts {
+  S a, g, d;
+  ExpParts<S> e; // of exp(-g^2 / 2)
+};
+
+template <class S> FASTMLP_INLINE NormalParts<S> normal_parts(S x) {
+  const S a = absolute(x), shift = splat<S>(numbers_of<S>::grid_shift);
+  const S g = (a + shift) - shift;
+  return {a, g, a - g, exp_parts(splat<S>(-0.5) * g * g)};
+}
+
+// 2^n y with the n of p, or 0 for a > end
+template <class S> FASTMLP_INLINE S scale_until(scalar_of<S> end, S y, const NormalParts<S>& p) {
+  y = scale(y, p.e.shifted);
+  return select(p.a <= splat<S>(end), y, maximum(splat<S>(0), splat<S>(end) - p.a)); // the second is 0 or NaN
+}
+
+// The part of the standard normal distribution below x. From g to a its tail loses the integral of the density, of
+// which four terms of the series in g d are enough.
+template <class S> FASTMLP_INLINE S normal_cdf(S x) {
+  using T = scalar_of<S>;
+  const NormalParts<S> p = normal_parts(x);
+  const S four = splat<S>(4);
+  const S at_g = scaled_tail((p.g - four) / (p.g + four)) / (p.g + four);
+  const S lost = polynomial(p.g * p.d, T(0.3989422804014327), T(-0.19947114020071635), T(0.06649038006690544),
+                            T(-0.01662259501672636));
+  const S at_a = multiply_add(-p.d, lost, at_g);
+  const S rounding = multiply_add(-p.d, lost, at_g - at_a);
+  const S tail = scale_until(numbers_of<S>::cdf_end, at_a + multiply_add(at_a, p.e.rest, rounding), p);
+  return select(x > splat<S>(0), splat<S>(1) - tail, tail);
+}
+
+// exp(-x^2 / 2) / sqrt(2 pi)
+template <class S> FASTMLP_INLINE S normal_pdf(S x) {
+  using T = scalar_of<S>;
+  const NormalParts<S> p = normal_parts(x);
+  const S v = multiply_add(p.d, splat<S>(-0.5), -p.g) * p.d; // -a^2 / 2 + g^2 / 2
+  const S factor = polynomial(v, T(0.3989422804014327), T(0.3989422804014327), T(0.19947114020071635),
+                              T(0.06649038006690544), T(0.01662259501672636));
+  return scale_until(numbers_of<S>::pdf_end, multiply_add(factor, p.e.rest, factor), p);
+}
+
+} // namespace fastmlp
