@@ -89,7 +89,7 @@ public:
   EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
                     double alpha, Rule& rule, const std::function<bool()>& poll) override {
     if (std::min(n, batch_size) > max_rows) return Engine<T>::epoch(data, order, n, batch_size, alpha, rule, poll);
-    const int n_threads = prepare(std::min(n, batch_size));
+    const int n_threads = prepare(std::min(n, batch_size), data.X);
     EpochResult result;
     Poll asks(poll);
     bool stop = false;
@@ -127,7 +127,7 @@ public:
 
   double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha,
                            double& penalty_out, T* gradient) override {
-    const int n_threads = prepare(std::min<std::int64_t>(n, max_rows));
+    const int n_threads = prepare(std::min<std::int64_t>(n, max_rows), data.X);
     const double weight = sum_of_weights(data, rows, 0, n);
     double loss = 0;
     const double scale = weight != 0 ? 1 / weight : 0;
@@ -170,20 +170,21 @@ public:
         predict_row(parameters, X.data + (rows ? rows[i] : i) * X.stride, layer, out + i * network.sizes[layer]);
       return;
     }
+    if (X.indptr && layer == 0) return copy_rows(X, rows, n, out);
     if (parameters) set_parameters(parameters);
     const std::int64_t n_panels = (n + R - 1) / R;
     const int n_threads = int(std::min<std::int64_t>(choose_threads(requested_threads, flops_per_row * double(n)),
                                                      (n_panels + panels_per_block - 1) / panels_per_block));
     std::vector<Workspace<T>> spaces; // a block of panels for each thread
     for (int i = 0; i < n_threads; ++i)
-      spaces.emplace_back(network, layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R);
+      spaces.emplace_back(network, layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R, X.indptr && layer > 0);
     make_scratch(n_threads);
     parallel(n_threads, [&](int thread, int threads) {
       const FlushDenormals mode;
       const std::int64_t end = part(n_panels, thread + 1, threads);
       for (std::int64_t p = part(n_panels, thread, threads); p < end; p += panels_per_block) {
         const int count = int(std::min<std::int64_t>(panels_per_block, end - p));
-        predict_block(spaces[thread], X, rows, n, p, count, layer, scratch[thread].data(), out);
+        predict_block(spaces[thread], X, rows, n, p, count, layer, thread, out);
       }
     });
   }
@@ -197,8 +198,16 @@ private:
   };
 
   // Buffers for steps of `rows` rows; returns how many threads to use.
-  int prepare(std::int64_t rows) {
-    if (space.capacity < rows) space = Workspace<T>(network, layers, R, int(rows));
+  int prepare(std::int64_t rows, const Matrix<T>& X) {
+    const bool sparse = X.indptr != nullptr;
+    if (space.capacity < rows || space_is_sparse != sparse) {
+      space = Workspace<T>(network, layers, R, int(rows), sparse);
+      space_is_sparse = sparse;
+      if (sparse) {
+        space.first_deltas = AlignedArray<T>(std::size_t(space.capacity) * round_up(layers[0].n_out, R));
+        space.first_gradient = AlignedArray<T>(std::size_t(round_up(layers[0].n_in, R) * layers[0].ldt));
+      }
+    }
     const int n_threads =
         int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),
                                    std::max<std::int64_t>((rows + R - 1) / R, 1)));
@@ -207,7 +216,7 @@ private:
   }
 
   void make_scratch(int n_threads) {
-    const std::size_t product = kernels.scratch_size(panels_per_block), tile = std::size_t(kernels.tile_rows) * R;
+    const std::size_t product = kernels.scratch_size(panels_per_block, network.sizes[1]), tile = std::size_t(kernels.tile_rows) * R;
     while (int(scratch.size()) < n_threads) scratch.emplace_back(std::max(product, tile));
   }
 
@@ -218,10 +227,11 @@ private:
     const int end = int(part(n_panels, thread + 1, threads));
     for (int p = int(part(n_panels, thread, threads)); p < end; p += panels_per_block) {
       const int count = std::min(panels_per_block, end - p);
-      for (int panel = p; panel < p + count; ++panel) gather(space, batch.data->X, batch.rows, batch.first, batch.n, panel, panel);
-      for (int panel = p; panel < p + count; ++panel) gather_targets(batch, panel);
+      const Matrix<T>& X = batch.data->X;
+      for (int i = p; i < p + count; ++i) gather_targets(batch, i);
+      for (int i = p; i < p + count; ++i) first_layer(space, X, batch.rows, batch.first, batch.n, i, i, thread);
       for (int l = 0; l < network.n_layers(); ++l) {
-        forward(space, l, p, count, scratch[thread].data());
+        if (l > 0 || !X.indptr) forward(space, l, p, count, scratch[thread].data());
         if (l + 1 == network.n_layers()) break;
         for (int panel = p; panel < p + count; ++panel)
           kernels.panel_to_columns(space.panels[l + 1].data() + panel * space.panel_stride[l + 1], layers[l].n_out,
@@ -234,21 +244,41 @@ private:
                          space.targets.data() + std::ptrdiff_t(panel) * network.n_outputs() * R,
                          space.weights.data() + panel * R, network.n_outputs());
       for (int l = last - 1; l > 0; --l) backward(l, p, count, scratch[thread].data());
+      if (!X.indptr) continue;
+      for (int i = p; i < p + count; ++i)
+        kernels.panel_to_columns(space.panels[1].data() + i * space.panel_stride[1], layers[0].n_out,
+                                 space.first_deltas.data() + std::ptrdiff_t(i) * R * R, space.column_stride);
     }
   }
 
-  // Rows of panel `from` of the batch into panel `to` of the workspace.
-  void gather(Workspace<T>& space, const Matrix<T>& X, const std::int64_t* rows, std::int64_t first, std::int64_t n,
-              std::int64_t from, int to) {
+  // Sparse input: the first layer's gradient, all tiles at once, split over threads by neurons.
+  void sparse_gradient(const Batch& batch, int thread, int threads) {
+    const Matrix<T>& X = batch.data->X;
+    if (!X.indptr) return;
+    const int blocks = int(round_up(layers[0].n_out, R)) / R;
+    const int end = int(part(blocks, thread + 1, threads));
+    for (int block = int(part(blocks, thread, threads)); block < end; ++block)
+      kernels.weight_gradient_sparse({X.data, X.indices, X.indptr, batch.rows, batch.first, batch.n},
+                                     space.first_deltas.data() + block * space.column_stride, block,
+                                     space.first_gradient.data(), layers[0].ldt, layers[0].n_in);
+    barrier(threads);
+  }
+
+  // Rows of panel `from` of the batch to panel `to` of the workspace; sparse ones go through the first layer at once.
+  void first_layer(Workspace<T>& space, const Matrix<T>& X, const std::int64_t* rows, std::int64_t first,
+                   std::int64_t n, std::int64_t from, int to, int thread) {
     const std::int64_t start = first + from * R;
     const int count = int(std::min<std::int64_t>(R, n - from * R));
-    T* panel = space.panels[0].data() + to * space.panel_stride[0];
-    T* columns = space.columns[0].data() + std::ptrdiff_t(to) * R * R;
-    if (X.indptr)
-      kernels.gather_sparse(X.data, X.indices, X.indptr, rows, start, count, X.n_columns, panel, columns,
-                            space.column_stride);
-    else
-      kernels.gather_dense(X.data, X.stride, rows, start, count, X.n_columns, panel, columns, space.column_stride);
+    if (X.indptr) {
+      PanelProduct<T> product = layer_product(space, 0, to, 1);
+      product.M = layers[0].wt.data();
+      product.ldm = layers[0].ldt;
+      kernels.forward_sparse({X.data, X.indices, X.indptr, rows, start, count}, product, scratch[thread].data());
+      return;
+    }
+    kernels.gather(X.data, X.stride, rows, start, count, X.n_columns,
+                   space.panels[0].data() + to * space.panel_stride[0],
+                   space.columns[0].data() + std::ptrdiff_t(to) * R * R, space.column_stride);
   }
 
   void gather_targets(const Batch& batch, int panel) {
@@ -266,14 +296,17 @@ private:
     }
   }
 
-  void forward(Workspace<T>& space, int l, int panel, int count, T* scratch) {
+  PanelProduct<T> layer_product(Workspace<T>& space, int l, int panel, int count) const {
     const Layer<T>& layer = layers[l];
     const std::ptrdiff_t in = space.panel_stride[l], out = space.panel_stride[l + 1];
     T* z = layer.keeps_z ? space.z[l + 1].data() + panel * out : nullptr;
-    kernels.forward({layer.w.data(), layer.ldw, layer.b.data(), space.panels[l].data() + panel * in, in,
-                     space.panels[l + 1].data() + panel * out, out, z, layer.n_in, layer.n_out, count,
-                     layer.activation},
-                    scratch);
+    const T* input = space.panels[l].data(); // empty where the input is sparse
+    return {layer.w.data(), layer.ldw, layer.b.data(), l || !space.first_deltas.data() ? input + panel * in : input, in,
+            space.panels[l + 1].data() + panel * out, out, z, layer.n_in, layer.n_out, count, layer.activation};
+  }
+
+  void forward(Workspace<T>& space, int l, int panel, int count, T* scratch) {
+    kernels.forward(layer_product(space, l, panel, count), scratch);
   }
 
   // Deltas of layer of units l from those of l + 1.
@@ -308,6 +341,11 @@ private:
     const T* delta = space.panels[tile.layer + 1].data() + std::ptrdiff_t(tile.first) * R;
     std::fill_n(G, tile_size(tile), T(0));
     if (tile.column < 0) return kernels.bias_gradient(delta, stride, n_panels, tile.n, G);
+    if (tile.layer == 0 && batch.data->X.indptr) {
+      const std::ptrdiff_t ldt = layers[0].ldt;
+      T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
+      return kernels.transpose_weights({g, {}, ldt, G, R, R, tile.n});
+    }
     kernels.weight_gradient(delta, stride, space.columns[tile.layer].data() + tile.column / R * space.column_stride,
                             n_panels, tile.n, G);
   }
@@ -335,6 +373,7 @@ private:
   void step(const Batch& batch, const Rule& rule, long long t, double alpha, double scale, int thread, int threads) {
     T c[max_coefficients];
     step_coefficients(rule, t, c);
+    sparse_gradient(batch, thread, threads);
     for_my_tiles(thread, threads, [&](std::size_t i, const Tile& tile, T* G) {
       tile_gradient(batch, tile, G);
       const bool bias = tile.column < 0; // biases are not penalised
@@ -345,6 +384,7 @@ private:
   }
 
   void write_gradient(const Batch& batch, double alpha, double scale, bool last, T* gradient, int thread, int threads) {
+    sparse_gradient(batch, thread, threads);
     for_my_tiles(thread, threads, [&](std::size_t i, const Tile& tile, T* G) {
       tile_gradient(batch, tile, G);
       if (batch.first > 0)
@@ -394,15 +434,24 @@ private:
   // --- prediction ------------------------------------------------------------------------------------------------------
 
   void predict_block(Workspace<T>& space, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n,
-                     std::int64_t first_panel, int count, int layer, T* scratch, T* out) {
-    for (int p = 0; p < count; ++p) gather(space, X, rows, 0, n, first_panel + p, p);
-    for (int l = 0; l < layer; ++l) forward(space, l, 0, count, scratch);
+                     std::int64_t first_panel, int count, int layer, int thread, T* out) {
+    for (int p = 0; p < count; ++p) first_layer(space, X, rows, 0, n, first_panel + p, p, thread);
+    for (int l = X.indptr ? 1 : 0; l < layer; ++l) forward(space, l, 0, count, scratch[thread].data());
     const int width = network.sizes[layer];
     for (int p = 0; p < count; ++p) {
       T* panel = space.panels[layer].data() + p * space.panel_stride[layer];
       if (layer == network.n_layers()) kernels.link(network.loss, panel, width);
       const std::int64_t row = (first_panel + p) * R;
       kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, n - row)), out + row * width, width);
+    }
+  }
+
+  static void copy_rows(const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, T* out) {
+    std::fill_n(out, n * X.n_columns, T(0));
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t row = rows ? rows[i] : i;
+      for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e)
+        out[i * X.n_columns + X.indices[e]] += X.data[e];
     }
   }
 
@@ -430,6 +479,7 @@ private:
   std::vector<Tile> tiles;
   std::vector<double> tile_squares; // sum of w^2 per tile, before the last step
   Workspace<T> space;
+  bool space_is_sparse = false;
   std::vector<AlignedArray<T>> scratch; // per thread
 };
 

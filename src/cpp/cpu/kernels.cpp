@@ -114,7 +114,7 @@ FASTMLP_INLINE std::int64_t row_number(const std::int64_t* rows, std::int64_t fi
 }
 
 template <class T>
-void gather_dense(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int k, T* panel,
+void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int k, T* panel,
                   T* columns, std::ptrdiff_t column_stride) {
   constexpr int W = lane_count<T>, r = R<T>;
   const int whole = k / r * r;
@@ -127,21 +127,6 @@ void gather_dense(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::
     }
     if (whole < k)
       for (int j = 0; j < r; ++j) out[j] = whole + j < k ? x[whole + j] : T(0);
-  }
-  columns_to_panel(columns, column_stride, k, panel);
-}
-
-template <class T>
-void gather_sparse(const T* values, const std::int32_t* indices, const std::int64_t* indptr, const std::int64_t* rows,
-                   std::int64_t first, int n, int k, T* panel, T* columns, std::ptrdiff_t column_stride) {
-  constexpr int r = R<T>;
-  T* block = columns;
-  for (int f = 0; f < k; f += r, block += column_stride)
-    for (int i = 0; i < r * r; ++i) block[i] = T(0);
-  for (int i = 0; i < r; ++i) {
-    const std::int64_t row = row_number(rows, first, i < n ? i : n - 1);
-    for (std::int64_t e = indptr[row]; e < indptr[row + 1]; ++e)
-      columns[indices[e] / r * column_stride + i * r + indices[e] % r] += values[e];
   }
   columns_to_panel(columns, column_stride, k, panel);
 }
@@ -193,7 +178,11 @@ template <class F> FASTMLP_INLINE void for_register_tiles(int n, F&& f) {
   }
 }
 
-template <class T> std::size_t scratch_size(int n_panels) { return std::size_t(n_panels) * row_block<T> * R<T>; }
+template <class T> std::size_t scratch_size(int n_panels, int widest) {
+  const std::size_t dense = std::size_t(n_panels) * row_block<T> * R<T>;
+  const std::size_t sparse = std::size_t(widest + R<T> - 1) / R<T> * R<T> * R<T>;
+  return dense > sparse ? dense : sparse;
+}
 
 // Blocked product; `epilogue(panel, row, n, C)` receives finished rows [row, row + n) of a panel in C[n][R].
 template <class T, class Epilogue>
@@ -220,24 +209,31 @@ FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch, Epilogue&& epi
   }
 }
 
-template <class T> void forward(const PanelProduct<T>& p, T* scratch) {
+// Finished pre-activations C of rows [row, row + n) of a panel through the activation, to the output panel.
+template <class A, class T> FASTMLP_INLINE void activate(const PanelProduct<T>& p, int panel, int row, int n, const T* C) {
   constexpr int W = lane_count<T>, r = R<T>;
-  const auto run = [&](auto activation) {
-    using A = decltype(activation);
+  T* out = p.out + panel * p.out_stride + std::ptrdiff_t(row) * r;
+  T* z = p.z ? p.z + panel * p.out_stride + std::ptrdiff_t(row) * r : nullptr;
+  for (int i = 0; i < n * r; i += W) {
+    const Vec<T> v = load(C + i);
+    if constexpr (!A::slope_from_output) {
+      if (z) store(z + i, v);
+    }
+    store(out + i, A::value(v));
+  }
+}
+
+template <class F> FASTMLP_INLINE void with_activation(int number, F&& f) {
+  if (number < 0) return f(Identity{});
+  Activations::visit(number, f);
+}
+
+template <class T> void forward(const PanelProduct<T>& p, T* scratch) {
+  with_activation(p.activation, [&](auto activation) {
     product(p, scratch, [&](int panel, int row, int n, const T* C) {
-      T* out = p.out + panel * p.out_stride + std::ptrdiff_t(row) * r;
-      T* z = p.z ? p.z + panel * p.out_stride + std::ptrdiff_t(row) * r : nullptr;
-      for (int i = 0; i < n * r; i += W) {
-        const Vec<T> v = load(C + i);
-        if constexpr (!A::slope_from_output) {
-          if (z) store(z + i, v);
-        }
-        store(out + i, A::value(v));
-      }
+      activate<decltype(activation)>(p, panel, row, n, C);
     });
-  };
-  if (p.activation < 0) return run(Identity{});
-  Activations::visit(p.activation, run);
+  });
 }
 
 template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
@@ -291,6 +287,53 @@ void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* colum
                                             columns + std::ptrdiff_t(panel) * r * r, panels, G + row * r);
       });
     });
+  }
+}
+
+// --- sparse input -----------------------------------------------------------------------------------------------------
+
+template <class T> FASTMLP_INLINE std::int64_t stored_row(const SparseRows<T>& X, int i) {
+  return row_number(X.rows, X.first, i);
+}
+
+template <class T> void forward_sparse(const SparseRows<T>& X, const PanelProduct<T>& p, T* scratch) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  const std::ptrdiff_t width = (p.n_out + r - 1) / r * r;
+  for (int i = 0; i < r; ++i) { // missing rows repeat the last one
+    const std::int64_t row = stored_row(X, i < X.n ? i : X.n - 1);
+    T* z = scratch + i * width;
+    for (std::ptrdiff_t k = 0; k < width; ++k) z[k] = p.bias[k]; // biases are padded to whole rows of R
+    for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e) {
+      const T* w = p.M + X.indices[e] * p.ldm;
+      const Vec<T> x = splat<Vec<T>>(X.values[e]);
+      for (std::ptrdiff_t k = 0; k < width; k += W) store(z + k, load(z + k) + load(w + k) * x);
+    }
+  }
+  T block[r * r];
+  with_activation(p.activation, [&](auto activation) {
+    for (int row = 0; row < p.n_out; row += r) {
+      for (int i = 0; i < r; i += W)
+        for (int j = 0; j < r; j += W) transpose_lanes(scratch + i * width + row + j, width, block + j * r + i, r);
+      activate<decltype(activation)>(p, 0, row, p.n_out - row < r ? p.n_out - row : r, block);
+    }
+  });
+}
+
+template <class T>
+void weight_gradient_sparse(const SparseRows<T>& X, const T* deltas, int block, T* G, std::ptrdiff_t ldt, int n_in) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  G += std::ptrdiff_t(block) * r;
+  for (int k = 0; k < n_in; ++k)
+    for (int j = 0; j < r; j += W) store(G + k * ldt + j, splat<Vec<T>>(T(0)));
+  for (int i = 0; i < X.n; ++i, deltas += r) {
+    const Vec<T> d0 = load(deltas), d1 = load(deltas + W);
+    const std::int64_t row = stored_row(X, i);
+    for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e) {
+      T* g = G + X.indices[e] * ldt;
+      const Vec<T> x = splat<Vec<T>>(X.values[e]);
+      store(g, load(g) + d0 * x);
+      store(g + W, load(g + W) + d1 * x);
+    }
   }
 }
 
@@ -466,8 +509,9 @@ template <class T> double multiply_adds(long rounds) {
 
 template <class T>
 constexpr Kernels<T> kernels = {
-    FASTMLP_ISA_NAME, R<T>, tile_rows<T>, gather_dense<T>, gather_sparse<T>, panel_to_columns<T>, panel_to_rows<T>,
-    forward<T>, backward<T>, scratch_size<T>, link<T>, loss<T>, weight_gradient<T>, bias_gradient<T>, finish_gradient<T>, update<T>,
+    FASTMLP_ISA_NAME, R<T>, tile_rows<T>, gather<T>, panel_to_columns<T>, panel_to_rows<T>,
+    forward<T>, backward<T>, forward_sparse<T>, weight_gradient_sparse<T>,
+    scratch_size<T>, link<T>, loss<T>, weight_gradient<T>, bias_gradient<T>, finish_gradient<T>, update<T>,
     transpose_weights<T>, forward_row<T>, link_row<T>, apply_activation<T>, apply_loss<T>, multiply_adds<T>};
 
 } // namespace

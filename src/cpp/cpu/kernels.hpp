@@ -29,6 +29,15 @@ template <class T> struct PanelProduct {
   int activation;        // number in Activations; -1: none
 };
 
+// Rows of a compressed sparse matrix: first, first + 1, ..., by number if `rows` is given.
+template <class T> struct SparseRows {
+  const T* values;
+  const std::int32_t* indices;
+  const std::int64_t *indptr, *rows;
+  std::int64_t first;
+  int n;
+};
+
 // A tile of the weights of one layer: up to `tile_rows` neurons by R inputs.
 template <class T> struct UpdateTile {
   T* w;                  // [n][ldw], R columns
@@ -44,19 +53,22 @@ template <class T> struct Kernels {
   int rows;      // R
   int tile_rows; // neurons in a weight tile, a multiple of every block that transposes use
 
-  // rows[0..n) of dense X, or of compressed sparse rows, to one panel and its block of columns; 0 < n <= R.
+  // Rows first .. first + n of dense X, by number if `rows` is given, to one panel and its blocks of columns; 0 < n <= R.
   // Missing rows repeat the last one: whatever they compute stays finite, and their weight is 0.
-  void (*gather_dense)(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int k,
-                       T* panel, T* columns, std::ptrdiff_t column_stride);
-  void (*gather_sparse)(const T* values, const std::int32_t* indices, const std::int64_t* indptr,
-                        const std::int64_t* rows, std::int64_t first, int n, int k, T* panel, T* columns,
-                        std::ptrdiff_t column_stride);
+  void (*gather)(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int k, T* panel,
+                 T* columns, std::ptrdiff_t column_stride);
   void (*panel_to_columns)(const T* panel, int k, T* columns, std::ptrdiff_t column_stride);
   void (*panel_to_rows)(const T* panel, int k, int n, T* out, std::ptrdiff_t ld);
 
   void (*forward)(const PanelProduct<T>& product, T* scratch);
   void (*backward)(const PanelProduct<T>& product, T* scratch); // multiplies by the slope of `activation`
-  std::size_t (*scratch_size)(int n_panels);                    // elements that forward and backward need
+  // The first layer for one panel of compressed sparse rows, and its weight gradient: G[input][ldt] of the neurons
+  // [block * R, block * R + R) from their deltas, transposed like columns. Work goes with the stored values; sums run in
+  // the order of the dense kernels, so that both give the same bits.
+  void (*forward_sparse)(const SparseRows<T>& X, const PanelProduct<T>& product, T* scratch); // M is WT here
+  void (*weight_gradient_sparse)(const SparseRows<T>& X, const T* deltas, int block, T* G, std::ptrdiff_t ldt,
+                                 int n_in);
+  std::size_t (*scratch_size)(int n_panels, int widest); // elements that forward and backward need
 
   void (*link)(int loss, T* z, int n_outputs);                    // one panel, in place
   // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses.

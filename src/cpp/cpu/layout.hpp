@@ -95,18 +95,21 @@ template <class T> struct Workspace {
   std::vector<std::ptrdiff_t> panel_stride;
   std::ptrdiff_t column_stride = 0;
   AlignedArray<T> targets, weights;
+  AlignedArray<T> first_deltas, first_gradient; // sparse input only: columns of layer 1's deltas; G[n_in][ldt]
   std::vector<double> panel_loss;
 
   Workspace() = default;
-  Workspace(const Network& network, const std::vector<Layer<T>>& layers, int R, int rows)
+  // Sparse input is read where it lies: it gets no panels.
+  Workspace(const Network& network, const std::vector<Layer<T>>& layers, int R, int rows, bool sparse)
       : capacity(int(round_up(rows, R))), column_stride(std::ptrdiff_t(capacity) * R),
         targets(std::size_t(capacity) * network.n_outputs()), weights(capacity), panel_loss(capacity / R) {
     for (std::size_t l = 0; l < network.sizes.size(); ++l) {
       const std::ptrdiff_t padded = round_up(network.sizes[l], R);
       panel_stride.push_back(padded * R);
-      panels.emplace_back(std::size_t(capacity) * padded);
-      z.emplace_back(l > 0 && layers[l - 1].keeps_z ? std::size_t(capacity) * padded : 0);
-      if (l < layers.size()) columns.emplace_back(std::size_t(capacity) * padded);
+      const std::size_t size = std::size_t(capacity) * padded;
+      panels.emplace_back(l == 0 && sparse ? 0 : size);
+      z.emplace_back(l > 0 && layers[l - 1].keeps_z ? size : 0);
+      if (l < layers.size()) columns.emplace_back(l == 0 && sparse ? 0 : size);
     }
   }
 };
