@@ -59,9 +59,7 @@ struct Elu {
   static constexpr const char* formula = "z if z > 0 else exp(z) - 1";
   static constexpr bool slope_from_output = true;
   template <class S> FASTMLP_INLINE S value(S z) { return select(z > splat<S>(0), z, expm1(z)); }
-  template <class S> FASTMLP_INLINE S slope(S, S a) {
-    return select(a > splat<S>(0), splat<S>(1), a + splat<S>(1));
-  }
+  template <class S> FASTMLP_INLINE S slope(S, S a) { return select(a > splat<S>(0), splat<S>(1), a + splat<S>(1)); }
 };
 
 // Klambauer et al. 2017, arXiv:1706.02515; the constants make zero mean and unit variance a fixed point
@@ -120,7 +118,6 @@ struct Mish {
   }
 };
 
-using Activations =
-    Catalog<Identity, Logistic, Tanh, Relu, LeakyRelu, Elu, Selu, Softplus, Gelu, Silu, Mish>;
+using Activations = Catalog<Identity, Logistic, Tanh, Relu, LeakyRelu, Elu, Selu, Softplus, Gelu, Silu, Mish>;
 
 } // namespace fastmlp

@@ -87,8 +87,8 @@ public:
   // The plain path, second half: one step of the rule with a given gradient.
   virtual void apply(const T* gradient, Rule& rule) = 0;
 
-  // Output of layer `layer` (0 is the input, n_layers the predictions) for rows of X, to out (n, sizes[layer]), with the
-  // parameters `flat`, or those of the engine if it is null.
+  // Output of layer `layer` (0 is the input, n_layers the predictions) for rows of X, to out (n, sizes[layer]), with
+  // the parameters `flat`, or those of the engine if it is null.
   virtual void predict(const T* flat, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
                        T* out) = 0;
 };

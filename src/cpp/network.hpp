@@ -16,11 +16,11 @@
 namespace fastmlp {
 
 struct Network {
-  std::vector<int> sizes;              // units per layer, input first
-  std::vector<int> activations;        // numbers in Activations, one per hidden layer
-  int loss = 0;                        // number in Losses
-  std::vector<std::ptrdiff_t> coefs;   // offset of each weight matrix in the flat buffer
-  std::vector<std::ptrdiff_t> biases;  // offset of each bias
+  std::vector<int> sizes;             // units per layer, input first
+  std::vector<int> activations;       // numbers in Activations, one per hidden layer
+  int loss = 0;                       // number in Losses
+  std::vector<std::ptrdiff_t> coefs;  // offset of each weight matrix in the flat buffer
+  std::vector<std::ptrdiff_t> biases; // offset of each bias
   std::ptrdiff_t n_parameters = 0;
 
   Network(const std::vector<std::int64_t>& layer_sizes, const std::vector<std::string>& activation_names,

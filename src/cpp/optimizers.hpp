@@ -46,9 +46,8 @@ struct Sgd {
 // Kingma, Ba 2014, arXiv:1412.6980, in the form that corrects the bias of both moments in the step size.
 struct Adam {
   static constexpr const char* name = "adam";
-  static constexpr const char* formula =
-      "m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g^2; "
-      "w -= rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)";
+  static constexpr const char* formula = "m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g^2; "
+                                         "w -= rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)";
   static constexpr Hyperparameter hyperparameters[] = {
       {"beta_1", 0.9, 0, 1}, {"beta_2", 0.999, 0, 1}, {"epsilon", 1e-8, 0, std::numeric_limits<double>::max()}};
   static constexpr const char* slots[] = {"m", "v"};

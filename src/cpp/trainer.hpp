@@ -48,9 +48,9 @@ struct Split {
 };
 
 struct Hooks {
-  std::function<bool()> poll;                                         // stop now?
-  std::function<bool(std::int64_t, double, double)> after_epoch;      // n_iter, loss, score; true: stop
-  std::function<void(std::int64_t, double)> rate_changed;             // n_iter, new learning rate
+  std::function<bool()> poll;                                    // stop now?
+  std::function<bool(std::int64_t, double, double)> after_epoch; // n_iter, loss, score; true: stop
+  std::function<void(std::int64_t, double)> rate_changed;        // n_iter, new learning rate
 };
 
 // Share of rows predicted right: the largest output for log_loss, every output on the right side of 1/2 otherwise.
@@ -167,8 +167,7 @@ private:
     }
     const double score = validation_score(options.score);
     state.validation_scores.push_back(score);
-    state.no_improvement_count =
-        score < state.best_validation_score + options.tol ? state.no_improvement_count + 1 : 0;
+    state.no_improvement_count = score < state.best_validation_score + options.tol ? state.no_improvement_count + 1 : 0;
     if (score > state.best_validation_score) {
       state.best_validation_score = score;
       keep(best);

@@ -210,9 +210,9 @@ template <class S> FASTMLP_INLINE S log_rest(S f) {
 // (a + 4) exp(a^2 / 2) Phi(-a) for t = (a - 4) / (a + 4), a from 0 to where Phi(-a) ends
 template <class S> FASTMLP_INLINE S scaled_tail(S t) {
   if constexpr (is_float<S>)
-    return polynomial(t, 0.7614595f, -0.63293636f, 0.4326824f, -0.23701504f, 0.09821473f, -0.02631636f, 0.0014465969f, 0.002120266f, -0.00064282416f, -0.00015040522f, 0.00004167764f);
+    return polynomial(t, 0.7410803f, -0.5529922f, 0.29537582f, -0.098384276f, 0.008719985f, 0.007824393f, -0.002253895f, -0.0008491107f, 0.00031307118f, 0.00013568673f, -8.057556e-7f);
   else
-    return polynomial(t, 0.7614595266200178, -0.6329363131921146, 0.4326824790142112, -0.23701621464760228, 0.09821364445264331, -0.02630654284498262, 0.0014555278268448299, 0.0020866515250874667, -0.0006805533203890129, -0.00011010294126121713, 0.00010374044476469578, 3.6723422264398376e-6, -0.00001532983171299377, -6.611714794995285e-8, 2.467190327940555e-6, 9.650388091479653e-8, -4.2475404675054674e-7, -5.583863001071014e-8, 7.190153270961768e-8, 1.9287978575998564e-8, -1.0184200242508457e-8, -4.37255320170837e-9, 8.400866876373888e-10, 4.951987039753269e-10);
+    return polynomial(t, 0.7410802807756973, -0.5529922235932244, 0.29537579838195877, -0.0983840664762089, 0.008721598368457737, 0.007821960718963551, -0.0022673860179115274, -0.0008436456881459611, 0.0003557610797436469, 0.000145728275846324, -0.000049400920613382966, -0.00003284011330724005, 4.000533401527328e-6, 7.46243206224225e-6, 9.632740413223781e-7, -1.3723255064034898e-6, -6.37972331930843e-7, 1.1202808750732868e-7, 1.9387782901227713e-7, 4.189292722676696e-8, -3.2208405584906855e-8, -2.0225050111647122e-8, 2.340312483750344e-10, 3.2754574060366166e-9, 7.960030703869992e-10);
 }
 
 // ---- exp and its kin --------------------------------------------------------------------------------------------
@@ -331,12 +331,16 @@ template <class S> FASTMLP_INLINE S scale_until(scalar_of<S> end, S y, const Nor
 template <class S> FASTMLP_INLINE S normal_cdf(S x) {
   using T = scalar_of<S>;
   const NormalParts<S> p = normal_parts(x);
-  const S four = splat<S>(4.375);
-  const S at_g = scaled_tail((p.g - four) / (p.g + four)) / (p.g + four);
+  const S centre = splat<S>(3.375), below = p.g + centre, t = (p.g - centre) / below;
+  const S above = scaled_tail(t), at_g = above / below;
+  constexpr word_of<S> low_half = (word_of<S>(1) << (numbers_of<S>::fraction_bits + 1) / 2) - 1;
+  const S coarse = from_bits<S>(to_bits(at_g) & ~low_half);
+  const S remainder = multiply_add(coarse - at_g, below, multiply_add(-coarse, below, above));
+  const S quotient = multiply_add(-t, remainder, remainder);
   const S lost = polynomial(p.g * p.d, T(0.3989422804014327), T(-0.19947114020071635), T(0.06649038006690544),
                             T(-0.01662259501672636));
   const S at_a = multiply_add(-p.d, lost, at_g);
-  const S rounding = multiply_add(-p.d, lost, at_g - at_a);
+  const S rounding = quotient * splat<S>(1 / 6.75);
   const S tail = scale_until(numbers_of<S>::cdf_end, at_a + multiply_add(at_a, p.e.rest, rounding), p);
   return select(x > splat<S>(0), splat<S>(1) - tail, tail);
 }

@@ -188,13 +188,9 @@ void set_blas(const std::string& name, void* single, void* twice) {
   mode = name == "on" ? Mode::on : name == "auto" ? Mode::automatic : Mode::off;
 }
 
-std::string blas_mode() {
-  return mode == Mode::on ? "on" : mode == Mode::automatic ? "auto" : "off";
-}
+std::string blas_mode() { return mode == Mode::on ? "on" : mode == Mode::automatic ? "auto" : "off"; }
 
-bool use_blas(const Network&) {
-  return mode == Mode::on;
-}
+bool use_blas(const Network&) { return mode == Mode::on; }
 
 template <class T> std::unique_ptr<Engine<T>> make_blas_engine(const Network& network) {
   return std::make_unique<BlasEngine<T>>(network);

@@ -1,4 +1,5 @@
-// The BLAS that SciPy already carries, by the function pointers of scipy.linalg.cython_blas, and the engine that uses it.
+// The BLAS that SciPy already carries, by the function pointers of scipy.linalg.cython_blas, and the engine that uses
+// it.
 //
 // The panel engine beats BLAS on nearly every shape; this plain one (row-major, one matrix product at a time) serves
 // FASTMLP_BLAS=on and, under `auto`, networks so wide that BLAS wins. Its sums follow the BLAS: the promise of equal

@@ -45,45 +45,25 @@ public:
   std::ptrdiff_t parameter_count() const override { return network.n_parameters; }
 
   void set_parameters(const T* flat) override {
-    for (std::size_t l = 0; l < layers.size(); ++l) {
-      Layer<T>& layer = layers[l];
-      const T* w = flat + network.coefs[l];
-      transpose(w, layer.n_out, layer.n_in, layer.n_out, layer.w.data(), layer.ldw);
-      for (int k = 0; k < layer.n_in; ++k)
-        std::copy_n(w + std::ptrdiff_t(k) * layer.n_out, layer.n_out, layer.wt.data() + k * layer.ldt);
-      std::copy_n(flat + network.biases[l], layer.n_out, layer.b.data());
-    }
+    for (std::size_t l = 0; l < layers.size(); ++l) layers[l].read(flat + network.coefs[l], flat + network.biases[l]);
   }
 
   void get_parameters(T* flat) const override {
-    for (std::size_t l = 0; l < layers.size(); ++l) {
-      const Layer<T>& layer = layers[l];
-      for (int k = 0; k < layer.n_in; ++k)
-        std::copy_n(layer.wt.data() + k * layer.ldt, layer.n_out,
-                    flat + network.coefs[l] + std::ptrdiff_t(k) * layer.n_out);
-      std::copy_n(layer.b.data(), layer.n_out, flat + network.biases[l]);
-    }
+    for (std::size_t l = 0; l < layers.size(); ++l) layers[l].write(flat + network.coefs[l], flat + network.biases[l]);
   }
 
   void set_slots(const std::vector<const T*>& flat) override {
     for (std::size_t l = 0; l < layers.size(); ++l) {
-      Layer<T>& layer = layers[l];
-      layer.make_slots(int(flat.size()), R);
-      for (std::size_t s = 0; s < flat.size(); ++s) {
-        transpose(flat[s] + network.coefs[l], layer.n_out, layer.n_in, layer.n_out, layer.w_slots[s].data(), layer.ldw);
-        std::copy_n(flat[s] + network.biases[l], layer.n_out, layer.b_slots[s].data());
-      }
+      layers[l].make_slots(int(flat.size()), R);
+      for (std::size_t s = 0; s < flat.size(); ++s)
+        layers[l].read_slot(int(s), flat[s] + network.coefs[l], flat[s] + network.biases[l]);
     }
   }
 
   void get_slots(const std::vector<T*>& flat) const override {
-    for (std::size_t l = 0; l < layers.size(); ++l) {
-      const Layer<T>& layer = layers[l];
-      for (std::size_t s = 0; s < flat.size(); ++s) {
-        transpose(layer.w_slots[s].data(), layer.ldw, layer.n_out, layer.n_in, flat[s] + network.coefs[l], layer.n_out);
-        std::copy_n(layer.b_slots[s].data(), layer.n_out, flat[s] + network.biases[l]);
-      }
-    }
+    for (std::size_t l = 0; l < layers.size(); ++l)
+      for (std::size_t s = 0; s < flat.size(); ++s)
+        layers[l].write_slot(int(s), flat[s] + network.coefs[l], flat[s] + network.biases[l]);
   }
 
   EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
@@ -106,7 +86,8 @@ public:
         if (stop) break;
         const double weight = sum_of_weights(data, order, first, batch.n);
         if (weight != 0) step(batch, rule, ++t, alpha, 1 / weight, thread, threads);
-        // Row losses must be read before the barrier, behind which others start the next batch; squares are ready after.
+        // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
+        // after.
         const double loss = thread == 0 && weight != 0 ? batch_loss(batch) / weight : 0;
         barrier(threads);
         ++number;
@@ -177,7 +158,8 @@ public:
                                                      (n_panels + panels_per_block - 1) / panels_per_block));
     std::vector<Workspace<T>> spaces; // a block of panels for each thread
     for (int i = 0; i < n_threads; ++i)
-      spaces.emplace_back(network, layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R, X.indptr && layer > 0);
+      spaces.emplace_back(network, layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R,
+                          X.indptr && layer > 0);
     make_scratch(n_threads);
     parallel(n_threads, [&](int thread, int threads) {
       const FlushDenormals mode;
@@ -216,7 +198,8 @@ private:
   }
 
   void make_scratch(int n_threads) {
-    const std::size_t product = kernels.scratch_size(panels_per_block, network.sizes[1]), tile = std::size_t(kernels.tile_rows) * R;
+    const std::size_t product = kernels.scratch_size(panels_per_block, network.sizes[1]),
+                      tile = std::size_t(kernels.tile_rows) * R;
     while (int(scratch.size()) < n_threads) scratch.emplace_back(std::max(product, tile));
   }
 
@@ -301,8 +284,18 @@ private:
     const std::ptrdiff_t in = space.panel_stride[l], out = space.panel_stride[l + 1];
     T* z = layer.keeps_z ? space.z[l + 1].data() + panel * out : nullptr;
     const T* input = space.panels[l].data(); // empty where the input is sparse
-    return {layer.w.data(), layer.ldw, layer.b.data(), l || !space.first_deltas.data() ? input + panel * in : input, in,
-            space.panels[l + 1].data() + panel * out, out, z, layer.n_in, layer.n_out, count, layer.activation};
+    return {layer.w.data(),
+            layer.ldw,
+            layer.b.data(),
+            l || !space.first_deltas.data() ? input + panel * in : input,
+            in,
+            space.panels[l + 1].data() + panel * out,
+            out,
+            z,
+            layer.n_in,
+            layer.n_out,
+            count,
+            layer.activation};
   }
 
   void forward(Workspace<T>& space, int l, int panel, int count, T* scratch) {
@@ -377,8 +370,8 @@ private:
     for_my_tiles(thread, threads, [&](std::size_t i, const Tile& tile, T* G) {
       tile_gradient(batch, tile, G);
       const bool bias = tile.column < 0; // biases are not penalised
-      const double squares = kernels.update(rule.optimizer, c, bias ? T(0) : T(alpha), T(scale), G,
-                                            update_tile(tile, n_slots(rule)));
+      const double squares =
+          kernels.update(rule.optimizer, c, bias ? T(0) : T(alpha), T(scale), G, update_tile(tile, n_slots(rule)));
       tile_squares[i] = bias ? 0 : squares;
     });
   }
@@ -388,36 +381,23 @@ private:
     for_my_tiles(thread, threads, [&](std::size_t i, const Tile& tile, T* G) {
       tile_gradient(batch, tile, G);
       if (batch.first > 0)
-        for_each_weight(tile, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
+        for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
       if (last) {
         const bool bias = tile.column < 0;
-        const double squares =
-            kernels.finish_gradient(bias ? T(0) : T(alpha), T(scale), G, update_tile(tile, 0));
+        const double squares = kernels.finish_gradient(bias ? T(0) : T(alpha), T(scale), G, update_tile(tile, 0));
         tile_squares[i] = bias ? 0 : squares;
       }
-      for_each_weight(tile, [&](std::ptrdiff_t flat, int in_tile) { gradient[flat] = G[in_tile]; });
+      for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { gradient[flat] = G[in_tile]; });
     });
   }
 
   void read_tile(const T* gradient, const Tile& tile, T* G) const {
     std::fill_n(G, tile_size(tile), T(0));
-    for_each_weight(tile, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
+    for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
   }
 
-  // visit(offset in the flat buffer, offset in the tile)
-  template <class F> void for_each_weight(const Tile& tile, F&& visit) const {
-    const Layer<T>& layer = layers[tile.layer];
-    if (tile.column < 0) {
-      for (int i = 0; i < tile.n; ++i) visit(network.biases[tile.layer] + tile.first + i, i);
-      return;
-    }
-    const int width = std::min(R, layer.n_in - tile.column);
-    for (int j = 0; j < width; ++j)
-      for (int i = 0; i < tile.n; ++i)
-        visit(network.coefs[tile.layer] + std::ptrdiff_t(tile.column + j) * layer.n_out + tile.first + i, i * R + j);
-  }
-
-  // --- sums, always in the same order ----------------------------------------------------------------------------------
+  // --- sums, always in the same order
+  // ----------------------------------------------------------------------------------
 
   double batch_loss(const Batch& batch) const {
     double sum = 0;
@@ -431,7 +411,8 @@ private:
     return 0.5 * alpha * sum;
   }
 
-  // --- prediction ------------------------------------------------------------------------------------------------------
+  // --- prediction
+  // ------------------------------------------------------------------------------------------------------
 
   void predict_block(Workspace<T>& space, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n,
                      std::int64_t first_panel, int count, int layer, int thread, T* out) {
@@ -450,8 +431,7 @@ private:
     std::fill_n(out, n * X.n_columns, T(0));
     for (std::int64_t i = 0; i < n; ++i) {
       const std::int64_t row = rows ? rows[i] : i;
-      for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e)
-        out[i * X.n_columns + X.indices[e]] += X.data[e];
+      for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e) out[i * X.n_columns + X.indices[e]] += X.data[e];
     }
   }
 

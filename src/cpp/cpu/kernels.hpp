@@ -17,16 +17,16 @@ namespace fastmlp {
 
 // A product of one layer for consecutive panels: out = f(M * in + bias), with an optional epilogue.
 template <class T> struct PanelProduct {
-  const T* M;            // [n_out][ldm]
+  const T* M; // [n_out][ldm]
   std::ptrdiff_t ldm;
-  const T* bias;         // [n_out] or null for 0
-  const T* in;           // panels of n_in features
+  const T* bias;            // [n_out] or null for 0
+  const T* in;              // panels of n_in features
   std::ptrdiff_t in_stride; // from panel to panel
-  T* out;                // panels of n_out features; backward: holds the activations and receives the deltas
+  T* out;                   // panels of n_out features; backward: holds the activations and receives the deltas
   std::ptrdiff_t out_stride;
-  T* z;                  // panels of pre-activations (same stride as out): written forward, read backward; may be null
+  T* z; // panels of pre-activations (same stride as out): written forward, read backward; may be null
   int n_in, n_out, n_panels;
-  int activation;        // number in Activations; -1: none
+  int activation; // number in Activations; -1: none
 };
 
 // Rows of a compressed sparse matrix: first, first + 1, ..., by number if `rows` is given.
@@ -40,12 +40,12 @@ template <class T> struct SparseRows {
 
 // A tile of the weights of one layer: up to `tile_rows` neurons by R inputs.
 template <class T> struct UpdateTile {
-  T* w;                  // [n][ldw], R columns
-  T* slots[4];           // same layout as w
+  T* w;        // [n][ldw], R columns
+  T* slots[4]; // same layout as w
   std::ptrdiff_t ldw;
-  T* wt;                 // where w's transpose goes, [R][ldt]; null for biases
+  T* wt; // where w's transpose goes, [R][ldt]; null for biases
   std::ptrdiff_t ldt;
-  int n, n_columns;      // neurons in the tile; columns that exist (the rest is padding)
+  int n, n_columns; // neurons in the tile; columns that exist (the rest is padding)
 };
 
 template <class T> struct Kernels {
@@ -53,8 +53,8 @@ template <class T> struct Kernels {
   int rows;      // R
   int tile_rows; // neurons in a weight tile, a multiple of every block that transposes use
 
-  // Rows first .. first + n of dense X, by number if `rows` is given, to one panel and its blocks of columns; 0 < n <= R.
-  // Missing rows repeat the last one: whatever they compute stays finite, and their weight is 0.
+  // Rows first .. first + n of dense X, by number if `rows` is given, to one panel and its blocks of columns; 0 < n <=
+  // R. Missing rows repeat the last one: whatever they compute stays finite, and their weight is 0.
   void (*gather)(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int k, T* panel,
                  T* columns, std::ptrdiff_t column_stride);
   void (*panel_to_columns)(const T* panel, int k, T* columns, std::ptrdiff_t column_stride);
@@ -63,14 +63,14 @@ template <class T> struct Kernels {
   void (*forward)(const PanelProduct<T>& product, T* scratch);
   void (*backward)(const PanelProduct<T>& product, T* scratch); // multiplies by the slope of `activation`
   // The first layer for one panel of compressed sparse rows, and its weight gradient: G[input][ldt] of the neurons
-  // [block * R, block * R + R) from their deltas, transposed like columns. Work goes with the stored values; sums run in
-  // the order of the dense kernels, so that both give the same bits.
+  // [block * R, block * R + R) from their deltas, transposed like columns. Work goes with the stored values; sums run
+  // in the order of the dense kernels, so that both give the same bits.
   void (*forward_sparse)(const SparseRows<T>& X, const PanelProduct<T>& product, T* scratch); // M is WT here
   void (*weight_gradient_sparse)(const SparseRows<T>& X, const T* deltas, int block, T* G, std::ptrdiff_t ldt,
                                  int n_in);
   std::size_t (*scratch_size)(int n_panels, int widest); // elements that forward and backward need
 
-  void (*link)(int loss, T* z, int n_outputs);                    // one panel, in place
+  void (*link)(int loss, T* z, int n_outputs); // one panel, in place
   // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses.
   double (*loss)(int loss, T* z, const T* y, const T* weights, int n_outputs);
 

@@ -37,25 +37,43 @@ inline int n_slots(const Rule& rule) {
 // What the optimizer's step number `t` has in common for all weights.
 template <class T> void step_coefficients(const Rule& rule, long long t, T* c) {
   double wide[max_coefficients] = {};
-  Optimizers::visit(rule.optimizer, [&](auto entry) {
-    entry.prepare(rule.hyperparameters.data(), rule.learning_rate, t, wide);
-  });
+  Optimizers::visit(rule.optimizer,
+                    [&](auto entry) { entry.prepare(rule.hyperparameters.data(), rule.learning_rate, t, wide); });
   for (int i = 0; i < max_coefficients; ++i) c[i] = T(wide[i]);
 }
 
 // The parameters of one layer, with the optimizer's numbers beside them in the same layout.
 template <class T> struct Layer {
   int n_in, n_out;
-  int activation;      // number in Activations; -1 at the output, where the loss owns the link
-  bool keeps_z;        // the slope needs the pre-activation
+  int activation; // number in Activations; -1 at the output, where the loss owns the link
+  bool keeps_z;   // the slope needs the pre-activation
   std::ptrdiff_t ldw, ldt;
-  AlignedArray<T> w, wt, b;               // [n_out][ldw], [n_in][ldt], [n_out], rows padded to R
+  AlignedArray<T> w, wt, b; // [n_out][ldw], [n_in][ldt], [n_out], rows padded to R
   AlignedArray<T> w_slots[max_slots], b_slots[max_slots];
 
   Layer(int n_in, int n_out, int activation, int R)
       : n_in(n_in), n_out(n_out), activation(activation), keeps_z(false), ldw(leading_dimension<T>(n_in, R)),
         ldt(leading_dimension<T>(n_out, R)), w(w_size(R)), wt(round_up(n_in, R) * ldt), b(round_up(n_out, R)) {
     if (activation >= 0) Activations::visit(activation, [&](auto a) { keeps_z = !a.slope_from_output; });
+  }
+
+  // From and to the flat buffer, where this layer's weights [n_in][n_out] and biases stand at these addresses.
+  void read(const T* weights, const T* biases) {
+    transpose(weights, n_out, n_in, n_out, w.data(), ldw);
+    for (int k = 0; k < n_in; ++k) std::copy_n(weights + std::ptrdiff_t(k) * n_out, n_out, wt.data() + k * ldt);
+    std::copy_n(biases, n_out, b.data());
+  }
+  void write(T* weights, T* biases) const {
+    for (int k = 0; k < n_in; ++k) std::copy_n(wt.data() + k * ldt, n_out, weights + std::ptrdiff_t(k) * n_out);
+    std::copy_n(b.data(), n_out, biases);
+  }
+  void read_slot(int s, const T* weights, const T* biases) {
+    transpose(weights, n_out, n_in, n_out, w_slots[s].data(), ldw);
+    std::copy_n(biases, n_out, b_slots[s].data());
+  }
+  void write_slot(int s, T* weights, T* biases) const {
+    transpose(w_slots[s].data(), ldw, n_out, n_in, weights, n_out);
+    std::copy_n(b_slots[s].data(), n_out, biases);
   }
 
   std::size_t w_size(int R) const { return std::size_t(round_up(n_out, R) * ldw); }
@@ -86,12 +104,24 @@ template <class T> std::vector<Tile> make_tiles(const std::vector<Layer<T>>& lay
   return tiles;
 }
 
+// visit(offset in the flat buffer, offset in the tile) for each number of a tile.
+template <class F> void for_each_weight(const Network& network, const Tile& tile, int R, F&& visit) {
+  if (tile.column < 0) {
+    for (int i = 0; i < tile.n; ++i) visit(network.biases[tile.layer] + tile.first + i, i);
+    return;
+  }
+  const std::ptrdiff_t n_out = network.sizes[tile.layer + 1], start = network.coefs[tile.layer] + tile.first;
+  const int width = std::min(R, network.sizes[tile.layer] - tile.column);
+  for (int j = 0; j < width; ++j)
+    for (int i = 0; i < tile.n; ++i) visit(start + (tile.column + j) * n_out + i, i * R + j);
+}
+
 // Buffers for up to `capacity` rows of a batch.
 template <class T> struct Workspace {
-  int capacity = 0; // rows, a multiple of R
-  std::vector<AlignedArray<T>> panels;   // per layer of units, input first
-  std::vector<AlignedArray<T>> z;        // pre-activations, where kept
-  std::vector<AlignedArray<T>> columns;  // per layer of weights: its input, transposed
+  int capacity = 0;                     // rows, a multiple of R
+  std::vector<AlignedArray<T>> panels;  // per layer of units, input first
+  std::vector<AlignedArray<T>> z;       // pre-activations, where kept
+  std::vector<AlignedArray<T>> columns; // per layer of weights: its input, transposed
   std::vector<std::ptrdiff_t> panel_stride;
   std::ptrdiff_t column_stride = 0;
   AlignedArray<T> targets, weights;

@@ -1,0 +1,289 @@
+// The Engine that Python sees: one dtype chosen, options read, the GIL released while the core works.
+#pragma once
+
+#include "../trainer.hpp"
+#include "arrays.hpp"
+
+#include <map>
+#include <mutex>
+#include <variant>
+
+namespace fastmlp {
+
+// --- optimizers
+// --------------------------------------------------------------------------------------------------------
+
+inline Rule make_rule(const std::string& optimizer, const std::map<std::string, double>& given, double learning_rate,
+                      long long t) {
+  if (!(learning_rate >= 0) || std::isinf(learning_rate)) reject("learning_rate must be finite and not negative");
+  if (t < 0) reject("the step number t must not be negative");
+  Rule rule;
+  rule.optimizer = Optimizers::find(optimizer, "optimizer");
+  rule.learning_rate = learning_rate;
+  rule.t = t;
+  Optimizers::visit(rule.optimizer, [&](auto entry) {
+    std::map<std::string, double> left(given);
+    std::string names;
+    for (const Hyperparameter& h : entry.hyperparameters) {
+      double value = h.default_value;
+      if (const auto at = left.find(h.name); at != left.end()) {
+        value = at->second;
+        left.erase(at);
+      }
+      if (!(value >= h.low && value <= h.high))
+        reject(std::string(h.name) + " of '" + entry.name + "' must be between " + std::to_string(h.low) + " and " +
+               std::to_string(h.high) + ", got " + std::to_string(value));
+      rule.hyperparameters.push_back(value);
+      names += std::string(" '") + h.name + "'";
+    }
+    if (!left.empty())
+      reject("unknown hyper-parameter '" + left.begin()->first + "' of '" + entry.name + "'; valid names:" + names);
+  });
+  return rule;
+}
+
+template <class T> std::vector<T*> slot_pointers(const Rule& rule, std::vector<py::array>& slots, py::ssize_t n) {
+  std::size_t needed = 0;
+  const char* name = "";
+  Optimizers::visit(rule.optimizer, [&](auto entry) {
+    needed = std::size(entry.slots);
+    name = entry.name;
+  });
+  if (slots.size() != needed)
+    reject("'" + std::string(name) + "' needs " + std::to_string(needed) + " slots, got " +
+           std::to_string(slots.size()));
+  std::vector<T*> pointers;
+  for (py::array& slot : slots) pointers.push_back(output<T>(slot, "slot", {n}));
+  return pointers;
+}
+
+// --- the engine
+// ----------------------------------------------------------------------------------------------------------
+
+// Wants Ctrl-C and errors of callbacks to stop training without losing what was learned: they are kept and raised after
+// the parameters have been written back.
+class PythonHooks {
+public:
+  explicit PythonHooks(const py::object& on_epoch) {
+    hooks.poll = [this] {
+      const py::gil_scoped_acquire gil;
+      if (PyErr_CheckSignals() == 0) return false;
+      keep(py::error_already_set());
+      return true;
+    };
+    hooks.rate_changed = [this](std::int64_t n_iter, double rate) { rate_drops.emplace_back(n_iter, rate); };
+    if (on_epoch.is_none()) return;
+    hooks.after_epoch = [this, on_epoch](std::int64_t n_iter, double loss, double score) {
+      const py::gil_scoped_acquire gil;
+      try {
+        on_epoch(n_iter, loss, score);
+        return false;
+      } catch (py::error_already_set& error) {
+        keep(std::move(error));
+        return true;
+      }
+    };
+  }
+
+  // Ctrl-C ends training quietly; any other error is raised.
+  void raise() {
+    if (!error || error->matches(PyExc_KeyboardInterrupt)) return;
+    error->restore();
+    throw py::error_already_set();
+  }
+
+  Hooks hooks;
+  std::vector<std::pair<std::int64_t, double>> rate_drops;
+
+private:
+  void keep(py::error_already_set&& e) { error = std::make_unique<py::error_already_set>(std::move(e)); }
+  std::unique_ptr<py::error_already_set> error;
+};
+
+template <class V> V option(const py::dict& options, const char* name) {
+  if (!options.contains(name)) reject(std::string("the option '") + name + "' is missing");
+  try {
+    return options[name].cast<V>();
+  } catch (const py::cast_error&) {
+    throw py::type_error(std::string("the option '") + name +
+                         "' has a wrong type: " + py::repr(options[name]).cast<std::string>());
+  }
+}
+
+template <class V> V choice(const py::dict& options, const char* name, std::initializer_list<const char*> names) {
+  const auto given = option<std::string>(options, name);
+  int number = 0;
+  std::string valid;
+  for (const char* known : names) {
+    if (given == known) return V(number);
+    ++number;
+    valid += std::string(" '") + known + "'";
+  }
+  reject(std::string("unknown ") + name + " '" + given + "'; valid names:" + valid);
+}
+
+inline TrainOptions train_options(const py::dict& d) {
+  TrainOptions o;
+  o.rule = make_rule(option<std::string>(d, "optimizer"), option<std::map<std::string, double>>(d, "hyperparameters"),
+                     option<double>(d, "learning_rate"), option<long long>(d, "t"));
+  o.learning_rate_init = option<double>(d, "learning_rate_init");
+  o.schedule = choice<Schedule>(d, "schedule", {"constant", "invscaling", "adaptive"});
+  o.power_t = option<double>(d, "power_t");
+  o.alpha = option<double>(d, "alpha");
+  o.batch_size = option<std::int64_t>(d, "batch_size");
+  o.max_iter = option<std::int64_t>(d, "max_iter");
+  o.shuffle = option<bool>(d, "shuffle");
+  o.tol = option<double>(d, "tol");
+  o.n_iter_no_change = option<double>(d, "n_iter_no_change");
+  o.score = choice<Score>(d, "score", {"accuracy", "r2"});
+  if (o.batch_size < 1 || o.max_iter < 0) reject("batch_size must be at least 1 and max_iter at least 0");
+  if (std::isnan(o.tol) || std::isnan(o.n_iter_no_change) || !(o.alpha >= 0))
+    reject("tol and n_iter_no_change must be numbers, alpha must not be negative");
+  return o;
+}
+
+class PyEngine {
+public:
+  PyEngine(const Network& network, const std::string& dtype, int n_threads) : network(network) {
+    if (n_threads < 0) reject("n_threads must be 0 (automatic) or positive, got " + std::to_string(n_threads));
+    if (dtype == "float32")
+      engine = make_cpu_engine<float>(network, n_threads);
+    else if (dtype == "float64")
+      engine = make_cpu_engine<double>(network, n_threads);
+    else
+      reject("unknown dtype '" + dtype + "'; valid names: 'float32' 'float64'");
+  }
+
+  py::object predict(const py::array& parameters, const py::object& X, int layer) {
+    return exclusively([&](auto& engine, auto zero) -> py::object {
+      using T = decltype(zero);
+      const int last = network.n_layers(), wanted = layer == -1 ? last : layer;
+      if (wanted < 0 || wanted > last)
+        reject("layer must be between 0 and " + std::to_string(last) + " (or -1), got " + std::to_string(layer));
+      const T* p = input<T>(parameters, "parameters", {network.n_parameters});
+      const Matrix<T> data = matrix<T>(X, network.n_inputs());
+      py::array_t<T> out({py::ssize_t(data.n_rows), py::ssize_t(network.sizes[wanted])});
+      T* result = out.mutable_data();
+      if (data.n_rows == 0) return std::move(out);
+      const py::gil_scoped_release release;
+      engine.predict(p, data, nullptr, data.n_rows, wanted, result);
+      return std::move(out);
+    });
+  }
+
+  py::object loss_and_gradient(const py::array& parameters, const py::object& X, const py::array& y,
+                               const py::object& sample_weight, double alpha) {
+    return exclusively([&](auto& engine, auto zero) -> py::object {
+      using T = decltype(zero);
+      const T* p = input<T>(parameters, "parameters", {network.n_parameters});
+      const Dataset<T> data = dataset<T>(network, X, y, sample_weight);
+      if (data.X.n_rows == 0) reject("X has no rows");
+      py::array_t<T> gradient(network.n_parameters);
+      T* g = gradient.mutable_data();
+      double loss = 0, penalty = 0;
+      {
+        const py::gil_scoped_release release;
+        engine.set_parameters(p);
+        loss = engine.loss_and_gradient(data, nullptr, data.X.n_rows, alpha, penalty, g);
+      }
+      return py::make_tuple(loss, penalty, gradient);
+    });
+  }
+
+  void apply(py::array& parameters, const py::array& gradient, const std::string& optimizer,
+             const std::map<std::string, double>& hyperparameters, double learning_rate, long long t,
+             std::vector<py::array> slots) {
+    exclusively([&](auto& engine, auto zero) -> py::object {
+      using T = decltype(zero);
+      if (t < 1) reject("t counts steps from 1, got " + std::to_string(t));
+      Rule rule = make_rule(optimizer, hyperparameters, learning_rate, t - 1);
+      T* p = output<T>(parameters, "parameters", {network.n_parameters});
+      const T* g = input<T>(gradient, "gradient", {network.n_parameters});
+      const std::vector<T*> state = slot_pointers<T>(rule, slots, network.n_parameters);
+      const py::gil_scoped_release release;
+      engine.set_parameters(p);
+      engine.set_slots({state.begin(), state.end()});
+      engine.apply(g, rule);
+      engine.get_parameters(p);
+      engine.get_slots(state);
+      return {};
+    });
+  }
+
+  py::object train(py::array& parameters, std::vector<py::array> slots, const py::object& X, const py::array& y,
+                   const py::object& sample_weight, const py::object& rows, const py::object& validation_rows,
+                   MT19937& random, const py::dict& settings, const py::object& on_epoch) {
+    return exclusively([&](auto& engine, auto zero) -> py::object {
+      using T = decltype(zero);
+      TrainOptions options = train_options(settings);
+      TrainState state;
+      state.n_samples_seen = option<long long>(settings, "n_samples_seen");
+      state.no_improvement_count = option<std::int64_t>(settings, "no_improvement_count");
+      state.best_loss = option<double>(settings, "best_loss");
+      state.best_validation_score = option<double>(settings, "best_validation_score");
+      T* p = output<T>(parameters, "parameters", {network.n_parameters});
+      const std::vector<T*> pointers = slot_pointers<T>(options.rule, slots, network.n_parameters);
+      const Dataset<T> data = dataset<T>(network, X, y, sample_weight);
+      if (options.score == Score::r2 && !data.y) reject("the score 'r2' needs targets, not class numbers");
+      const Split split{row_numbers(rows, "rows", data.X.n_rows, true),
+                        row_numbers(validation_rows, "validation_rows", data.X.n_rows, false)};
+      if (split.train.empty()) reject("there are no rows to train on");
+      std::vector<T> best;
+      PythonHooks python(on_epoch);
+      {
+        const py::gil_scoped_release release;
+        engine.set_parameters(p);
+        engine.set_slots({pointers.begin(), pointers.end()});
+        Trainer<T>(engine, network, data, split, random, python.hooks).run(options, state, best);
+        engine.get_parameters(p);
+        engine.get_slots(pointers);
+      }
+      python.raise();
+      return report(options, state, best, python.rate_drops);
+    });
+  }
+
+private:
+  // The engine's buffers serve one call at a time; another thread gets an error instead of wrong numbers.
+  template <class F> py::object exclusively(F&& call) {
+    const std::unique_lock<std::mutex> lock(busy, std::try_to_lock);
+    if (!lock) throw std::runtime_error("this Engine is in use by another thread; make one Engine per thread");
+    return std::visit(
+        [&](auto& e) -> py::object {
+          if constexpr (std::is_same_v<std::decay_t<decltype(*e)>, Engine<float>>)
+            return call(*e, float());
+          else
+            return call(*e, double());
+        },
+        engine);
+  }
+
+  template <class T>
+  static py::dict report(const TrainOptions& options, const TrainState& state, const std::vector<T>& best,
+                         const std::vector<std::pair<std::int64_t, double>>& rate_drops) {
+    static const char* const reasons[] = {"max_iter", "no_improvement", "learning_rate", "interrupted", "not_finite"};
+    py::dict d;
+    d["loss_curve"] = state.loss_curve;
+    d["validation_scores"] = state.validation_scores;
+    d["n_iter"] = state.n_iter;
+    d["t"] = options.rule.t;
+    d["n_samples_seen"] = state.n_samples_seen;
+    d["learning_rate"] = options.rule.learning_rate;
+    d["no_improvement_count"] = state.no_improvement_count;
+    d["best_loss"] = state.best_loss;
+    d["best_validation_score"] = state.best_validation_score;
+    d["best_parameters"] =
+        best.empty() ? py::object(py::none()) : py::object(py::array_t<T>(py::ssize_t(best.size()), best.data()));
+    d["stopped"] = reasons[int(state.stopped)];
+    d["rate_drops"] = rate_drops;
+    d["failed_epoch"] = state.failed_epoch;
+    d["failed_batch"] = state.failed_batch;
+    return d;
+  }
+
+  const Network network;
+  std::variant<std::unique_ptr<Engine<float>>, std::unique_ptr<Engine<double>>> engine;
+  std::mutex busy;
+};
+
+} // namespace fastmlp

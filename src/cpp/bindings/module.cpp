@@ -1,0 +1,207 @@
+// The module: names, and the small functions that need no engine. Signatures and docstrings live in _core.pyi.
+#include "../cpu/blas.hpp"
+#include "../cpu/kernels.hpp"
+#include "../cpu/threads.hpp"
+#include "arrays.hpp"
+#include "engine.hpp"
+
+#include <chrono>
+
+namespace fastmlp {
+namespace {
+
+// --- catalogues
+// ------------------------------------------------------------------------------------------------------------
+
+py::dict activation_catalog() {
+  py::dict d;
+  Activations::for_each([&](auto a) { d[a.name] = py::dict(py::arg("formula") = a.formula); });
+  return d;
+}
+
+py::dict loss_catalog() {
+  py::dict d;
+  Losses::for_each([&](auto l) {
+    d[l.name] = py::dict(py::arg("formula") = l.formula, py::arg("link") = l.link_name, py::arg("domain") = l.domain);
+  });
+  return d;
+}
+
+py::dict optimizer_catalog() {
+  py::dict d;
+  Optimizers::for_each([&](auto o) {
+    py::dict hyperparameters;
+    for (const Hyperparameter& h : o.hyperparameters) hyperparameters[h.name] = h.default_value;
+    py::list slots;
+    for (const char* slot : o.slots) slots.append(slot);
+    d[o.name] = py::dict(py::arg("formula") = o.formula, py::arg("hyperparameters") = hyperparameters,
+                         py::arg("slots") = slots);
+  });
+  return d;
+}
+
+// Calls f(T()) for the dtype of `a`.
+template <class F> py::object with_dtype(const py::array& a, const char* name, F&& f) {
+  if (py::isinstance<py::array_t<float>>(a)) return f(float());
+  if (py::isinstance<py::array_t<double>>(a)) return f(double());
+  throw py::type_error(std::string(name) + " must have dtype float32 or float64, got " +
+                       py::str(a.dtype()).cast<std::string>());
+}
+
+py::object apply_activation(const std::string& name, const py::array& z) {
+  const int number = Activations::find(name, "activation");
+  return with_dtype(z, "z", [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    const T* in = input<T>(z, "z", {-1});
+    py::array_t<T> value(z.shape(0)), slope(z.shape(0));
+    kernels<T>().apply_activation(number, in, z.shape(0), value.mutable_data(), slope.mutable_data());
+    return py::make_tuple(value, slope);
+  });
+}
+
+py::object apply_loss(const std::string& name, const py::array& z, const py::array& y) {
+  const int number = Losses::find(name, "loss");
+  return with_dtype(z, "z", [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    const T* in = input<T>(z, "z", {-1, -1});
+    const py::ssize_t n = z.shape(0), m = z.shape(1);
+    const T* targets = input<T>(y, "y", {n, m});
+    if (m < 1 || m > (1 << 30)) reject("z needs at least one column");
+    py::array_t<T> prediction({n, m}), gradient({n, m}), row_loss(n);
+    kernels<T>().apply_loss(number, in, targets, n, int(m), prediction.mutable_data(), row_loss.mutable_data(),
+                            gradient.mutable_data());
+    return py::make_tuple(prediction, row_loss, gradient);
+  });
+}
+
+void apply_optimizer(const std::string& name, const std::map<std::string, double>& hyperparameters,
+                     double learning_rate, long long t, py::array& parameters, const py::array& gradient,
+                     std::vector<py::array> slots) {
+  with_dtype(parameters, "parameters", [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    if (t < 1) reject("t counts steps from 1, got " + std::to_string(t));
+    const Rule rule = make_rule(name, hyperparameters, learning_rate, t);
+    const py::ssize_t n = parameters.ndim() == 1 ? parameters.shape(0) : -1;
+    T* p = output<T>(parameters, "parameters", {-1});
+    const T* g = input<T>(gradient, "gradient", {n});
+    std::vector<T> copy(g, g + n); // the kernel may change the gradient it is given
+    update_array(rule, t, T(0), T(1), p, copy.data(), slot_pointers<T>(rule, slots, n), n);
+    return {};
+  });
+}
+
+// --- the machine
+// ---------------------------------------------------------------------------------------------------------
+
+double fma_peak(const std::string& dtype, int n_threads, double seconds) {
+  if (dtype != "float32" && dtype != "float64") reject("unknown dtype '" + dtype + "'; valid: 'float32' 'float64'");
+  if (!(seconds > 0 && seconds <= 10)) reject("seconds must be above 0 and at most 10");
+  const auto run = dtype == "float32" ? kernels<float>().multiply_adds : kernels<double>().multiply_adds;
+  const int threads = choose_threads(n_threads, 1e12);
+  const py::gil_scoped_release release;
+  double best = 0;
+  const auto now = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()); };
+  for (const auto begin = now(); (now() - begin).count() < seconds;) {
+    std::vector<double> operations(std::size_t(threads), 0.0);
+    const auto start = now();
+    parallel(threads, [&](int thread, int) { operations[std::size_t(thread)] = run(1000000); });
+    const double rate = std::accumulate(operations.begin(), operations.end(), 0.0) / (now() - start).count();
+    best = std::max(best, rate);
+  }
+  return best;
+}
+
+py::dict config() {
+  py::dict d;
+  d["version"] = FASTMLP_VERSION;
+  d["compiler"] = FASTMLP_COMPILER;
+  d["build_type"] = FASTMLP_BUILD_TYPE;
+  d["instruction_sets"] = instruction_sets();
+  d["instruction_set"] = kernels<float>().name;
+  d["panel_rows"] = py::dict(py::arg("float32") = kernels<float>().rows, py::arg("float64") = kernels<double>().rows);
+#ifdef _OPENMP
+  d["openmp"] = _OPENMP;
+#else
+  d["openmp"] = py::none();
+#endif
+  d["threads"] = available_threads();
+  d["blas"] = blas_mode();
+  d["cuda"] = false;
+  return d;
+}
+
+} // namespace
+} // namespace fastmlp
+
+PYBIND11_MODULE(_core, m) {
+  using namespace fastmlp;
+  using namespace pybind11::literals;
+  m.attr("__version__") = FASTMLP_VERSION;
+
+  m.def("activations", activation_catalog);
+  m.def("losses", loss_catalog);
+  m.def("optimizers", optimizer_catalog);
+  m.def("config", config);
+  m.def(
+      "set_blas",
+      [](const std::string& mode, const py::object& sgemm, const py::object& dgemm) {
+        const auto pointer = [](const py::object& o) -> void* {
+          if (o.is_none()) return nullptr;
+          return o.cast<py::capsule>().get_pointer();
+        };
+        set_blas(mode, pointer(sgemm), pointer(dgemm));
+      },
+      "mode"_a, "sgemm"_a, "dgemm"_a);
+  m.def("set_instruction_set", set_instruction_set, "name"_a);
+  m.def("fma_peak", fma_peak, "dtype"_a, "n_threads"_a = 1, "seconds"_a = 0.05);
+  m.def("apply_activation", apply_activation, "name"_a, "z"_a);
+  m.def("apply_loss", apply_loss, "name"_a, "z"_a, "y"_a);
+  m.def("apply_optimizer", apply_optimizer, "name"_a, "hyperparameters"_a, "learning_rate"_a, "t"_a, "parameters"_a,
+        "gradient"_a, "slots"_a);
+
+  py::class_<MT19937>(m, "MT19937")
+      .def(py::init([](const py::array& key, int pos) {
+             const std::uint32_t* words = input<std::uint32_t>(key, "key", {MT19937::size});
+             if (pos < 0 || pos > MT19937::size) reject("pos must be between 0 and 624, got " + std::to_string(pos));
+             auto generator = std::make_unique<MT19937>();
+             std::copy_n(words, MT19937::size, generator->key);
+             generator->position = pos;
+             return generator;
+           }),
+           "key"_a, "pos"_a)
+      .def(
+          "shuffle",
+          [](MT19937& self, py::array& x) {
+            std::int64_t* p = output<std::int64_t>(x, "x", {-1});
+            self.shuffle(p, x.shape(0));
+          },
+          "x"_a)
+      .def_property_readonly("state", [](const MT19937& self) {
+        return py::make_tuple(py::array_t<std::uint32_t>(MT19937::size, self.key), self.position);
+      });
+
+  py::class_<Network>(m, "Network")
+      .def(py::init<const std::vector<std::int64_t>&, const std::vector<std::string>&, const std::string&>(),
+           "layer_sizes"_a, "activations"_a, "loss"_a)
+      .def_readonly("layer_sizes", &Network::sizes)
+      .def_property_readonly("activations",
+                             [](const Network& self) {
+                               std::vector<std::string> names;
+                               for (int number : self.activations) names.push_back(Activations::names()[number]);
+                               return names;
+                             })
+      .def_property_readonly("loss", [](const Network& self) { return Losses::names()[self.loss]; })
+      .def_readonly("n_parameters", &Network::n_parameters)
+      .def_readonly("coef_offsets", &Network::coefs)
+      .def_readonly("intercept_offsets", &Network::biases);
+
+  py::class_<PyEngine>(m, "Engine")
+      .def(py::init<const Network&, const std::string&, int>(), "network"_a, "dtype"_a, "n_threads"_a = 0)
+      .def("predict", &PyEngine::predict, "parameters"_a, "X"_a, "layer"_a = -1)
+      .def("loss_and_gradient", &PyEngine::loss_and_gradient, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,
+           "alpha"_a)
+      .def("apply", &PyEngine::apply, "parameters"_a, "gradient"_a, "optimizer"_a, "hyperparameters"_a,
+           "learning_rate"_a, "t"_a, "slots"_a)
+      .def("train", &PyEngine::train, "parameters"_a, "slots"_a, "X"_a, "y"_a, "sample_weight"_a, "rows"_a,
+           "validation_rows"_a, "random"_a, "options"_a, "on_epoch"_a);
+}

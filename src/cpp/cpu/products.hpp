@@ -1,0 +1,258 @@
+// The matrix products of a step on panels, dense and sparse. Included into each kernel object, local to it.
+#pragma once
+
+#include "../activations.hpp"
+#include "kernels.hpp"
+#include "simd.hpp"
+
+#include <type_traits>
+
+namespace fastmlp {
+namespace FASTMLP_ISA {
+namespace {
+
+// --- gathering a batch ----------------------------------------------------------------------------------------------
+
+FASTMLP_INLINE std::int64_t row_number(const std::int64_t* rows, std::int64_t first, int i) {
+  return rows ? rows[first + i] : first + i;
+}
+
+template <class T>
+void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int k, T* panel,
+            T* columns, std::ptrdiff_t column_stride) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  const int whole = k / r * r;
+  for (int i = 0; i < r; ++i) {
+    const T* x = X + row_number(rows, first, i < n ? i : n - 1) * ld;
+    T* out = columns + i * r;
+    for (int f = 0; f < whole; f += r, out += column_stride) {
+      store(out, load(x + f));
+      store(out + W, load(x + f + W));
+    }
+    if (whole < k)
+      for (int j = 0; j < r; ++j) out[j] = whole + j < k ? x[whole + j] : T(0);
+  }
+  columns_to_panel(columns, column_stride, k, panel);
+}
+
+// --- products -------------------------------------------------------------------------------------------------------
+
+// C[m][R] (+)= sum_d M[m][d] P[d][R]: the one micro-kernel. `continues`: start from C, else from the bias or 0.
+template <class T, int m_rows>
+FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T* P, T* C, bool continues,
+                             const T* bias) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  Vec<T> acc[m_rows][2];
+  FASTMLP_UNROLL
+  for (int m = 0; m < m_rows; ++m) {
+    acc[m][0] = continues ? load(C + m * r) : splat<Vec<T>>(bias ? bias[m] : T(0));
+    acc[m][1] = continues ? load(C + m * r + W) : acc[m][0];
+  }
+  for (int d = 0; d < depth; ++d, P += r) {
+    const Vec<T> p0 = load(P), p1 = load(P + W);
+    FASTMLP_UNROLL
+    for (int m = 0; m < m_rows; ++m) {
+      const Vec<T> w = splat<Vec<T>>(M[m * ldm + d]);
+      acc[m][0] += w * p0;
+      acc[m][1] += w * p1;
+    }
+  }
+  FASTMLP_UNROLL
+  for (int m = 0; m < m_rows; ++m) {
+    store(C + m * r, acc[m][0]);
+    store(C + m * r + W, acc[m][1]);
+  }
+}
+
+// Calls f(integral_constant m) for the row count m = 1 .. most.
+template <int most, class F> FASTMLP_INLINE void with_row_count(int m, F&& f) {
+  if constexpr (most > 1) {
+    if (m < most) return with_row_count<most - 1>(m, f);
+  }
+  f(std::integral_constant<int, most>{});
+}
+
+// Splits n rows into equal tiles of at most `register_rows`: 10 is 5 + 5, not 6 + 4.
+template <class F> FASTMLP_INLINE void for_register_tiles(int n, F&& f) {
+  int tiles = (n + register_rows - 1) / register_rows;
+  for (int row = 0; row < n; --tiles) {
+    const int m = (n - row + tiles - 1) / tiles;
+    f(row, m);
+    row += m;
+  }
+}
+
+template <class T> std::size_t scratch_size(int n_panels, int widest) {
+  const std::size_t dense = std::size_t(n_panels) * row_block<T> * R<T>;
+  const std::size_t sparse = std::size_t(widest + R<T> - 1) / R<T> * R<T> * R<T>;
+  return dense > sparse ? dense : sparse;
+}
+
+// Blocked product; `epilogue(panel, row, n, C)` receives finished rows [row, row + n) of a panel in C[n][R].
+template <class T, class Epilogue>
+FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch, Epilogue&& epilogue) {
+  constexpr int r = R<T>;
+  for (int row = 0; row < p.n_out; row += row_block<T>) {
+    const int n = p.n_out - row < row_block<T> ? p.n_out - row : row_block<T>;
+    for (int depth = 0; depth < p.n_in; depth += depth_chunk) {
+      const int n_depth = p.n_in - depth < depth_chunk ? p.n_in - depth : depth_chunk;
+      const bool last = depth + n_depth == p.n_in;
+      for (int panel = 0; panel < p.n_panels; ++panel) {
+        const T* in = p.in + panel * p.in_stride + std::ptrdiff_t(depth) * r;
+        T* C = scratch + std::ptrdiff_t(panel) * row_block<T> * r;
+        for_register_tiles(n, [&](int tile, int m) {
+          const T* M = p.M + (row + tile) * p.ldm + depth;
+          const T* bias = p.bias ? p.bias + row + tile : nullptr;
+          with_row_count<register_rows>(
+              m, [&](auto rows) { multiply<T, rows.value>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias); });
+          if (last) epilogue(panel, row + tile, m, C + tile * r);
+        });
+      }
+    }
+  }
+}
+
+// Finished pre-activations C of rows [row, row + n) of a panel through the activation, to the output panel.
+template <class A, class T>
+FASTMLP_INLINE void activate(const PanelProduct<T>& p, int panel, int row, int n, const T* C) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  T* out = p.out + panel * p.out_stride + std::ptrdiff_t(row) * r;
+  T* z = p.z ? p.z + panel * p.out_stride + std::ptrdiff_t(row) * r : nullptr;
+  for (int i = 0; i < n * r; i += W) {
+    const Vec<T> v = load(C + i);
+    if constexpr (!A::slope_from_output) {
+      if (z) store(z + i, v);
+    }
+    store(out + i, A::value(v));
+  }
+}
+
+template <class F> FASTMLP_INLINE void with_activation(int number, F&& f) {
+  if (number < 0) return f(Identity{});
+  Activations::visit(number, f);
+}
+
+template <class T> void forward(const PanelProduct<T>& p, T* scratch) {
+  with_activation(p.activation, [&](auto activation) {
+    product(p, scratch,
+            [&](int panel, int row, int n, const T* C) { activate<decltype(activation)>(p, panel, row, n, C); });
+  });
+}
+
+template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  Activations::visit(p.activation, [&](auto activation) {
+    using A = decltype(activation);
+    product(p, scratch, [&](int panel, int row, int n, const T* C) {
+      T* out = p.out + panel * p.out_stride + std::ptrdiff_t(row) * r;
+      const T* z = p.z ? p.z + panel * p.out_stride + std::ptrdiff_t(row) * r : out;
+      for (int i = 0; i < n * r; i += W) store(out + i, load(C + i) * A::slope(load(z + i), load(out + i)));
+    });
+  });
+}
+
+template <class T, int m_rows>
+FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels,
+                                         T* G) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  Vec<T> acc[m_rows][2];
+  FASTMLP_UNROLL
+  for (int m = 0; m < m_rows; ++m) {
+    acc[m][0] = load(G + m * r);
+    acc[m][1] = load(G + m * r + W);
+  }
+  for (int panel = 0; panel < n_panels; ++panel, delta += delta_stride) {
+    for (int d = 0; d < r; ++d, columns += r) {
+      const Vec<T> p0 = load(columns), p1 = load(columns + W);
+      FASTMLP_UNROLL
+      for (int m = 0; m < m_rows; ++m) {
+        const Vec<T> w = splat<Vec<T>>(delta[m * r + d]);
+        acc[m][0] += w * p0;
+        acc[m][1] += w * p1;
+      }
+    }
+  }
+  FASTMLP_UNROLL
+  for (int m = 0; m < m_rows; ++m) {
+    store(G + m * r, acc[m][0]);
+    store(G + m * r + W, acc[m][1]);
+  }
+}
+
+template <class T>
+void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels, int n, T* G) {
+  constexpr int r = R<T>, chunk = 16; // 16 panels of one column block stay in the level-1 cache
+  for (int panel = 0; panel < n_panels; panel += chunk) {
+    const int panels = n_panels - panel < chunk ? n_panels - panel : chunk;
+    for_register_tiles(n, [&](int row, int m) {
+      with_row_count<register_rows>(m, [&](auto rows) {
+        weight_gradient_tile<T, rows.value>(delta + panel * delta_stride + row * r, delta_stride,
+                                            columns + std::ptrdiff_t(panel) * r * r, panels, G + row * r);
+      });
+    });
+  }
+}
+
+// --- sparse input
+// -----------------------------------------------------------------------------------------------------
+
+template <class T> FASTMLP_INLINE std::int64_t stored_row(const SparseRows<T>& X, int i) {
+  return row_number(X.rows, X.first, i);
+}
+
+template <class T> void forward_sparse(const SparseRows<T>& X, const PanelProduct<T>& p, T* scratch) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  const std::ptrdiff_t width = (p.n_out + r - 1) / r * r;
+  for (int i = 0; i < r; ++i) { // missing rows repeat the last one
+    const std::int64_t row = stored_row(X, i < X.n ? i : X.n - 1);
+    T* z = scratch + i * width;
+    for (std::ptrdiff_t k = 0; k < width; ++k) z[k] = p.bias[k]; // biases are padded to whole rows of R
+    for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e) {
+      const T* w = p.M + X.indices[e] * p.ldm;
+      const Vec<T> x = splat<Vec<T>>(X.values[e]);
+      for (std::ptrdiff_t k = 0; k < width; k += W) store(z + k, load(z + k) + load(w + k) * x);
+    }
+  }
+  T block[r * r];
+  with_activation(p.activation, [&](auto activation) {
+    for (int row = 0; row < p.n_out; row += r) {
+      for (int i = 0; i < r; i += W)
+        for (int j = 0; j < r; j += W) transpose_lanes(scratch + i * width + row + j, width, block + j * r + i, r);
+      activate<decltype(activation)>(p, 0, row, p.n_out - row < r ? p.n_out - row : r, block);
+    }
+  });
+}
+
+template <class T>
+void weight_gradient_sparse(const SparseRows<T>& X, const T* deltas, int block, T* G, std::ptrdiff_t ldt, int n_in) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  G += std::ptrdiff_t(block) * r;
+  for (int k = 0; k < n_in; ++k)
+    for (int j = 0; j < r; j += W) store(G + k * ldt + j, splat<Vec<T>>(T(0)));
+  for (int i = 0; i < X.n; ++i, deltas += r) {
+    const Vec<T> d0 = load(deltas), d1 = load(deltas + W);
+    const std::int64_t row = stored_row(X, i);
+    for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e) {
+      T* g = G + X.indices[e] * ldt;
+      const Vec<T> x = splat<Vec<T>>(X.values[e]);
+      store(g, load(g) + d0 * x);
+      store(g + W, load(g + W) + d1 * x);
+    }
+  }
+}
+
+template <class T> void bias_gradient(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, T* g) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  for (int i = 0; i < n; ++i) {
+    Vec<T> sum = splat<Vec<T>>(T(0));
+    for (int panel = 0; panel < n_panels; ++panel) {
+      const T* d = delta + panel * delta_stride + i * r;
+      sum += load(d) + load(d + W);
+    }
+    g[i] = sum_of_lanes<T>(sum);
+  }
+}
+
+} // namespace
+} // namespace FASTMLP_ISA
+} // namespace fastmlp

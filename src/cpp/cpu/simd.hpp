@@ -1,0 +1,106 @@
+// One register: its type, loads and stores, and transposing. Included into each kernel object, local to it.
+#pragma once
+
+#include "../vector_math.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+namespace fastmlp {
+namespace FASTMLP_ISA {
+namespace {
+
+#define FASTMLP_UNROLL _Pragma("GCC unroll 16")
+
+template <class T> struct Vector {
+  typedef T type __attribute__((vector_size(FASTMLP_VECTOR_BYTES)));
+  typedef T unaligned __attribute__((vector_size(FASTMLP_VECTOR_BYTES), aligned(alignof(T)), may_alias));
+};
+template <class T> using Vec = typename Vector<T>::type;
+
+template <class T> constexpr int lane_count = FASTMLP_VECTOR_BYTES / int(sizeof(T));
+template <class T> constexpr int R = 2 * lane_count<T>;
+constexpr int register_rows = FASTMLP_ACCUMULATORS;
+template <class T> constexpr int tile_rows = lane_count<T> <= 8 ? 24 : 48;
+
+// Blocking: an input chunk of depth_chunk features stays in the level-1 cache, a block of weights in level 2.
+constexpr int depth_chunk = 320;
+template <class T> constexpr int row_block = sizeof(T) == 4 ? 96 : 48;
+
+template <class T> FASTMLP_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Vector<T>::unaligned*>(p);
+}
+template <class T> FASTMLP_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename Vector<T>::unaligned*>(p) = v;
+}
+
+template <class T> FASTMLP_INLINE T sum_of_lanes(Vec<T> v) {
+  T sum = v[0];
+  for (int i = 1; i < lane_count<T>; ++i) sum += v[i];
+  return sum;
+}
+
+// --- transposing ----------------------------------------------------------------------------------------------------
+
+// Butterfly network: stage `half` swaps, in each pair of rows `half` apart, the off-diagonal halves.
+template <int half, int lanes, class V, std::size_t... i>
+FASTMLP_INLINE void exchange(V& a, V& b, std::index_sequence<i...>) {
+  const V low = __builtin_shufflevector(a, b, (int(i) & half ? int(i) - half + lanes : int(i))...);
+  b = __builtin_shufflevector(a, b, (int(i) & half ? int(i) + lanes : int(i) + half)...);
+  a = low;
+}
+
+template <class T, int half = 1> FASTMLP_INLINE void butterfly(Vec<T>* v) {
+  constexpr int W = lane_count<T>;
+  if constexpr (half < W) {
+    FASTMLP_UNROLL
+    for (int i = 0; i < W; ++i)
+      if (!(i & half)) exchange<half, W>(v[i], v[i + half], std::make_index_sequence<W>{});
+    butterfly<T, 2 * half>(v);
+  }
+}
+
+// A lanes x lanes block from rows `ld` apart to rows `ld_out` apart.
+template <class T> FASTMLP_INLINE void transpose_lanes(const T* in, std::ptrdiff_t ld, T* out, std::ptrdiff_t ld_out) {
+  constexpr int W = lane_count<T>;
+  Vec<T> v[W];
+  FASTMLP_UNROLL
+  for (int i = 0; i < W; ++i) v[i] = load(in + i * ld);
+  butterfly<T>(v);
+  FASTMLP_UNROLL
+  for (int i = 0; i < W; ++i) store(out + i * ld_out, v[i]);
+}
+
+// A contiguous R x R block.
+template <class T> FASTMLP_INLINE void transpose_block(const T* in, T* out) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 2; ++j) transpose_lanes(in + (i * r + j) * W, r, out + (j * r + i) * W, r);
+}
+
+template <class T> void panel_to_columns(const T* panel, int k, T* columns, std::ptrdiff_t column_stride) {
+  constexpr int r = R<T>;
+  for (int f = 0; f < k; f += r, columns += column_stride) transpose_block(panel + std::ptrdiff_t(f) * r, columns);
+}
+
+template <class T> void panel_to_rows(const T* panel, int k, int n, T* out, std::ptrdiff_t ld) {
+  constexpr int r = R<T>;
+  T block[r * r];
+  for (int f = 0; f < k; f += r) {
+    transpose_block(panel + std::ptrdiff_t(f) * r, block);
+    const int width = k - f < r ? k - f : r;
+    for (int i = 0; i < n; ++i)
+      for (int j = 0; j < width; ++j) out[i * ld + f + j] = block[i * r + j];
+  }
+}
+
+template <class T>
+FASTMLP_INLINE void columns_to_panel(const T* columns, std::ptrdiff_t column_stride, int k, T* panel) {
+  constexpr int r = R<T>;
+  for (int f = 0; f < k; f += r, columns += column_stride) transpose_block(columns, panel + std::ptrdiff_t(f) * r);
+}
+
+} // namespace
+} // namespace FASTMLP_ISA
+} // namespace fastmlp
