@@ -170,6 +170,7 @@ template <> struct Numbers<float> : Limits<float> {
   static constexpr float sqrt_half = 0.70710677f;
   // the arguments between which results are normal numbers
   static constexpr float exp_low = -87.33654f, exp_high = 88.72283f, cdf_end = 12.949952f, pdf_end = 13.14668f;
+  static constexpr float tail_middle = 0.7410803f;
 };
 template <> struct Numbers<double> : Limits<double> {
   static constexpr int fraction_bits = 52;
@@ -180,6 +181,7 @@ template <> struct Numbers<double> : Limits<double> {
   static constexpr double sqrt_half = 0.7071067811865476;
   static constexpr double exp_low = -708.3964185322641, exp_high = 709.782712893384;
   static constexpr double cdf_end = 37.51937934714449, pdf_end = 37.61588706913767;
+  static constexpr double tail_middle = 0.7410802807756973;
 };
 template <class S> using numbers_of = Numbers<scalar_of<S>>;
 template <class S> constexpr bool is_float = std::is_same_v<scalar_of<S>, float>;
@@ -208,11 +210,11 @@ template <class S> FASTMLP_INLINE S log_rest(S f) {
 }
 
 // (a + 4) exp(a^2 / 2) Phi(-a) for t = (a - 4) / (a + 4), a from 0 to where Phi(-a) ends
-template <class S> FASTMLP_INLINE S scaled_tail(S t) {
+template <class S> FASTMLP_INLINE S tail_slope(S t) {
   if constexpr (is_float<S>)
-    return polynomial(t, 0.7410803f, -0.5529922f, 0.29537582f, -0.098384276f, 0.008719985f, 0.007824393f, -0.002253895f, -0.0008491107f, 0.00031307118f, 0.00013568673f, -8.057556e-7f);
+    return polynomial(t, -0.5529922f, 0.29537582f, -0.098384276f, 0.008719985f, 0.007824393f, -0.002253895f, -0.0008491107f, 0.00031307118f, 0.00013568673f, -8.057556e-7f);
   else
-    return polynomial(t, 0.7410802807756973, -0.5529922235932244, 0.29537579838195877, -0.0983840664762089, 0.008721598368457737, 0.007821960718963551, -0.0022673860179115274, -0.0008436456881459611, 0.0003557610797436469, 0.000145728275846324, -0.000049400920613382966, -0.00003284011330724005, 4.000533401527328e-6, 7.46243206224225e-6, 9.632740413223781e-7, -1.3723255064034898e-6, -6.37972331930843e-7, 1.1202808750732868e-7, 1.9387782901227713e-7, 4.189292722676696e-8, -3.2208405584906855e-8, -2.0225050111647122e-8, 2.340312483750344e-10, 3.2754574060366166e-9, 7.960030703869992e-10);
+    return polynomial(t, -0.5529922235932244, 0.29537579838195877, -0.0983840664762089, 0.008721598368457737, 0.007821960718963551, -0.0022673860179115274, -0.0008436456881459611, 0.0003557610797436469, 0.000145728275846324, -0.000049400920613382966, -0.00003284011330724005, 4.000533401527328e-6, 7.46243206224225e-6, 9.632740413223781e-7, -1.3723255064034898e-6, -6.37972331930843e-7, 1.1202808750732868e-7, 1.9387782901227713e-7, 4.189292722676696e-8, -3.2208405584906855e-8, -2.0225050111647122e-8, 2.340312483750344e-10, 3.2754574060366166e-9, 7.960030703869992e-10);
 }
 
 // ---- exp and its kin --------------------------------------------------------------------------------------------
@@ -326,22 +328,31 @@ template <class S> FASTMLP_INLINE S scale_until(scalar_of<S> end, S y, const Nor
   return select(p.a <= splat<S>(end), y, maximum(splat<S>(0), splat<S>(end) - p.a)); // the second is 0 or NaN
 }
 
-// The part of the standard normal distribution below x. From g to a its tail loses the integral of the density, of
-// which four terms of the series in g d are enough.
+// What rounding lost in quotient = above / below, times below. Exact for double, if below ends in 26 zeros.
+template <class S> FASTMLP_INLINE S remainder(S above, S below, S quotient) {
+  constexpr word_of<S> low_half = (word_of<S>(1) << (numbers_of<S>::fraction_bits + 1) / 2) - 1;
+  const S coarse = from_bits<S>(to_bits(quotient) & ~low_half);
+  return multiply_add(coarse - quotient, below, multiply_add(-coarse, below, above));
+}
+
+// Phi(x), the part of the standard normal distribution below x. From g to a the tail loses the integral of the density,
+// d times a series in g d. For double, what two of the roundings lost is added at the end.
 template <class S> FASTMLP_INLINE S normal_cdf(S x) {
   using T = scalar_of<S>;
   const NormalParts<S> p = normal_parts(x);
-  const S centre = splat<S>(3.375), below = p.g + centre, t = (p.g - centre) / below;
-  const S above = scaled_tail(t), at_g = above / below;
-  constexpr word_of<S> low_half = (word_of<S>(1) << (numbers_of<S>::fraction_bits + 1) / 2) - 1;
-  const S coarse = from_bits<S>(to_bits(at_g) & ~low_half);
-  const S remainder = multiply_add(coarse - at_g, below, multiply_add(-coarse, below, above));
-  const S quotient = multiply_add(-t, remainder, remainder);
-  const S lost = polynomial(p.g * p.d, T(0.3989422804014327), T(-0.19947114020071635), T(0.06649038006690544),
-                            T(-0.01662259501672636));
-  const S at_a = multiply_add(-p.d, lost, at_g);
-  const S rounding = quotient * splat<S>(1 / 6.75);
-  const S tail = scale_until(numbers_of<S>::cdf_end, at_a + multiply_add(at_a, p.e.rest, rounding), p);
+  const S below = p.g + splat<S>(T(3.375)), t = (p.g - splat<S>(T(3.375))) / below;
+  const S middle = splat<S>(numbers_of<S>::tail_middle), slope = tail_slope(t);
+  const S above = multiply_add(t, slope, middle), at_g = above / below;
+  const S density = polynomial(p.g * p.d, T(0.3989422804014327), T(-0.19947114020071635), T(0.06649038006690544),
+                               T(-0.01662259501672636));
+  const S at_a = multiply_add(-p.d, density, at_g);
+  S low = splat<S>(0);
+  if constexpr (!is_float<S>) {
+    const S rest = remainder(above, below, at_g) + multiply_add(t, slope, middle - above);
+    const S inverse = multiply_add(t, splat<S>(-1 / 6.75), splat<S>(1 / 6.75)); // 1 / below
+    low = multiply_add(rest, inverse, multiply_add(-p.d, density, at_g - at_a));
+  }
+  const S tail = scale_until(numbers_of<S>::cdf_end, at_a + multiply_add(at_a, p.e.rest, low), p);
   return select(x > splat<S>(0), splat<S>(1) - tail, tail);
 }
 

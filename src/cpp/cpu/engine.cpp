@@ -12,7 +12,7 @@
 
 #include "blas.hpp"
 #include "kernels.hpp"
-#include "layout.hpp"
+#include "propagation.hpp"
 #include "threads.hpp"
 
 #include <cmath>
@@ -26,11 +26,10 @@ constexpr int panels_per_block = 8; // weights are read once for so many panels
 template <class T> class CpuEngine final : public Engine<T> {
 public:
   CpuEngine(const Network& network, int n_threads)
-      : network(network), kernels(fastmlp::kernels<T>()), R(kernels.rows), requested_threads(n_threads) {
+      : network(network), kernels(fastmlp::kernels<T>()), R(kernels.rows), requested_threads(n_threads),
+        propagation(network, kernels), layers(propagation.layers) {
     std::ptrdiff_t per_row = 0; // elements of workspace
     for (int l = 0; l < network.n_layers(); ++l) {
-      const bool output = l + 1 == network.n_layers();
-      layers.emplace_back(network.sizes[l], network.sizes[l + 1], output ? -1 : network.activations[l], R);
       flops_per_row += 2.0 * network.sizes[l] * network.sizes[l + 1];
       per_row += 2 * round_up(network.sizes[l], R);
     }
@@ -79,12 +78,12 @@ public:
       long long t = first_step;
       std::int64_t number = 0;
       for (std::int64_t first = 0; first < n; first += batch_size) {
-        const Batch batch{&data, order, first, int(std::min(batch_size, n - first))};
+        const Batch batch = batch_of(data, order, first, std::min(batch_size, n - first));
         compute_deltas(batch, thread, threads);
         if (thread == 0 && asks()) result.interrupted = stop = true;
         barrier(threads);
         if (stop) break;
-        const double weight = sum_of_weights(data, order, first, batch.n);
+        const double weight = sum_of_weights(data, order, first, batch.rows.n);
         if (weight != 0) step(batch, rule, ++t, alpha, 1 / weight, thread, threads);
         // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
         // after.
@@ -93,8 +92,8 @@ public:
         ++number;
         if (thread == 0 && weight != 0) {
           const double l2 = penalty(alpha) / weight;
-          result.loss += loss * batch.n;
-          result.penalty += l2 * batch.n;
+          result.loss += loss * double(batch.rows.n);
+          result.penalty += l2 * double(batch.rows.n);
           if (std::isnan(loss + l2)) {
             result.failed_batch = number;
             stop = true; // seen by the others after the next barrier
@@ -115,11 +114,11 @@ public:
     parallel(n_threads, [&](int thread, int threads) {
       const FlushDenormals mode;
       for (std::int64_t first = 0; first < n; first += max_rows) {
-        const Batch batch{&data, rows, first, int(std::min<std::int64_t>(max_rows, n - first))};
+        const Batch batch = batch_of(data, rows, first, std::min<std::int64_t>(max_rows, n - first));
         compute_deltas(batch, thread, threads);
         barrier(threads);
         if (thread == 0) loss += batch_loss(batch);
-        write_gradient(batch, alpha, scale, first + batch.n == n, gradient, thread, threads);
+        write_gradient(batch, alpha, scale, first + batch.rows.n == n, gradient, thread, threads);
         barrier(threads);
       }
     });
@@ -159,37 +158,29 @@ public:
     std::vector<Workspace<T>> spaces; // a block of panels for each thread
     for (int i = 0; i < n_threads; ++i)
       spaces.emplace_back(network, layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R,
-                          X.indptr && layer > 0);
+                          X.indptr != nullptr);
     make_scratch(n_threads);
     parallel(n_threads, [&](int thread, int threads) {
       const FlushDenormals mode;
       const std::int64_t end = part(n_panels, thread + 1, threads);
       for (std::int64_t p = part(n_panels, thread, threads); p < end; p += panels_per_block) {
         const int count = int(std::min<std::int64_t>(panels_per_block, end - p));
-        predict_block(spaces[thread], X, rows, n, p, count, layer, thread, out);
+        predict_block(spaces[thread], X, {rows, 0, n}, p, count, layer, scratch[thread].data(), out);
       }
     });
   }
 
 private:
   struct Batch {
-    const Dataset<T>* data;
-    const std::int64_t* rows; // null: rows first, first + 1, ...
-    std::int64_t first;
-    int n;
+    const Dataset<T>& data;
+    RowRange rows;
+    int n_panels;
   };
 
   // Buffers for steps of `rows` rows; returns how many threads to use.
   int prepare(std::int64_t rows, const Matrix<T>& X) {
     const bool sparse = X.indptr != nullptr;
-    if (space.capacity < rows || space_is_sparse != sparse) {
-      space = Workspace<T>(network, layers, R, int(rows), sparse);
-      space_is_sparse = sparse;
-      if (sparse) {
-        space.first_deltas = AlignedArray<T>(std::size_t(space.capacity) * round_up(layers[0].n_out, R));
-        space.first_gradient = AlignedArray<T>(std::size_t(round_up(layers[0].n_in, R) * layers[0].ldt));
-      }
-    }
+    if (space.capacity < rows || space.sparse != sparse) space = Workspace<T>(network, layers, R, int(rows), sparse);
     const int n_threads =
         int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),
                                    std::max<std::int64_t>((rows + R - 1) / R, 1)));
@@ -205,112 +196,52 @@ private:
 
   // --- phase 1 -------------------------------------------------------------------------------------------------------
 
+  Batch batch_of(const Dataset<T>& data, const std::int64_t* numbers, std::int64_t first, std::int64_t n) const {
+    return {data, {numbers, first, n}, int((n + R - 1) / R)};
+  }
+
   void compute_deltas(const Batch& batch, int thread, int threads) {
-    const int n_panels = (batch.n + R - 1) / R;
-    const int end = int(part(n_panels, thread + 1, threads));
-    for (int p = int(part(n_panels, thread, threads)); p < end; p += panels_per_block) {
-      const int count = std::min(panels_per_block, end - p);
-      const Matrix<T>& X = batch.data->X;
-      for (int i = p; i < p + count; ++i) gather_targets(batch, i);
-      for (int i = p; i < p + count; ++i) first_layer(space, X, batch.rows, batch.first, batch.n, i, i, thread);
-      for (int l = 0; l < network.n_layers(); ++l) {
-        if (l > 0 || !X.indptr) forward(space, l, p, count, scratch[thread].data());
-        if (l + 1 == network.n_layers()) break;
-        for (int panel = p; panel < p + count; ++panel)
-          kernels.panel_to_columns(space.panels[l + 1].data() + panel * space.panel_stride[l + 1], layers[l].n_out,
-                                   space.columns[l + 1].data() + std::ptrdiff_t(panel) * R * R, space.column_stride);
-      }
-      const int last = network.n_layers();
-      for (int panel = p; panel < p + count; ++panel)
-        space.panel_loss[panel] =
-            kernels.loss(network.loss, space.panels[last].data() + panel * space.panel_stride[last],
-                         space.targets.data() + std::ptrdiff_t(panel) * network.n_outputs() * R,
-                         space.weights.data() + panel * R, network.n_outputs());
-      for (int l = last - 1; l > 0; --l) backward(l, p, count, scratch[thread].data());
-      if (!X.indptr) continue;
-      for (int i = p; i < p + count; ++i)
-        kernels.panel_to_columns(space.panels[1].data() + i * space.panel_stride[1], layers[0].n_out,
-                                 space.first_deltas.data() + std::ptrdiff_t(i) * R * R, space.column_stride);
-    }
+    const int end = int(part(batch.n_panels, thread + 1, threads));
+    for (int p = int(part(batch.n_panels, thread, threads)); p < end; p += panels_per_block)
+      compute_block(batch, p, std::min(panels_per_block, end - p), scratch[thread].data());
   }
 
-  // Sparse input: the first layer's gradient, all tiles at once, split over threads by neurons.
-  void sparse_gradient(const Batch& batch, int thread, int threads) {
-    const Matrix<T>& X = batch.data->X;
-    if (!X.indptr) return;
-    const int blocks = int(round_up(layers[0].n_out, R)) / R;
-    const int end = int(part(blocks, thread + 1, threads));
-    for (int block = int(part(blocks, thread, threads)); block < end; ++block)
-      kernels.weight_gradient_sparse({X.data, X.indices, X.indptr, batch.rows, batch.first, batch.n},
-                                     space.first_deltas.data() + block * space.column_stride, block,
-                                     space.first_gradient.data(), layers[0].ldt, layers[0].n_in);
-    barrier(threads);
+  void compute_block(const Batch& batch, int first, int count, T* scratch) {
+    const int last = network.n_layers();
+    for (int panel = first; panel < first + count; ++panel) {
+      gather_targets(batch, panel);
+      propagation.enter(space, batch.data.X, batch.rows, panel, panel, scratch);
+    }
+    for (int l = 0; l < last; ++l) {
+      propagation.forward(space, l, first, count, scratch);
+      if (l + 1 < last) to_columns(l + 1, first, count, space.columns[l + 1]);
+    }
+    const int m = network.n_outputs();
+    for (int panel = first; panel < first + count; ++panel)
+      space.panel_loss[panel] =
+          kernels.loss(network.loss, space.panels[last].data() + panel * space.panel_stride[last],
+                       space.targets.data() + std::ptrdiff_t(panel) * m * R, space.weights.data() + panel * R, m);
+    for (int l = last - 1; l > 0; --l) propagation.backward(space, l, first, count, scratch);
+    if (space.sparse) to_columns(1, first, count, space.first_deltas);
   }
 
-  // Rows of panel `from` of the batch to panel `to` of the workspace; sparse ones go through the first layer at once.
-  void first_layer(Workspace<T>& space, const Matrix<T>& X, const std::int64_t* rows, std::int64_t first,
-                   std::int64_t n, std::int64_t from, int to, int thread) {
-    const std::int64_t start = first + from * R;
-    const int count = int(std::min<std::int64_t>(R, n - from * R));
-    if (X.indptr) {
-      PanelProduct<T> product = layer_product(space, 0, to, 1);
-      product.M = layers[0].wt.data();
-      product.ldm = layers[0].ldt;
-      kernels.forward_sparse({X.data, X.indices, X.indptr, rows, start, count}, product, scratch[thread].data());
-      return;
-    }
-    kernels.gather(X.data, X.stride, rows, start, count, X.n_columns,
-                   space.panels[0].data() + to * space.panel_stride[0],
-                   space.columns[0].data() + std::ptrdiff_t(to) * R * R, space.column_stride);
+  void to_columns(int layer, int first, int count, const AlignedArray<T>& columns) const {
+    for (int panel = first; panel < first + count; ++panel)
+      kernels.panel_to_columns(space.panels[layer].data() + panel * space.panel_stride[layer], network.sizes[layer],
+                               columns.data() + std::ptrdiff_t(panel) * R * R, space.column_stride);
   }
 
   void gather_targets(const Batch& batch, int panel) {
     const int m = network.n_outputs();
+    const Dataset<T>& data = batch.data;
     T* y = space.targets.data() + std::ptrdiff_t(panel) * m * R;
     T* weights = space.weights.data() + panel * R;
     for (int i = 0; i < R; ++i) {
-      const int in_batch = panel * R + i;
-      const std::int64_t at = batch.first + std::min(in_batch, batch.n - 1);
-      const std::int64_t row = batch.rows ? batch.rows[at] : at;
-      const T weight = batch.data->sample_weight ? batch.data->sample_weight[row] : T(1);
-      weights[i] = in_batch < batch.n ? weight : T(0);
-      for (int k = 0; k < m; ++k)
-        y[k * R + i] = batch.data->labels ? T(batch.data->labels[row] == k) : batch.data->y[row * m + k];
+      const std::int64_t in_batch = panel * R + i;
+      const std::int64_t row = batch.rows[std::min(in_batch, batch.rows.n - 1)];
+      weights[i] = in_batch >= batch.rows.n ? T(0) : data.sample_weight ? data.sample_weight[row] : T(1);
+      for (int k = 0; k < m; ++k) y[k * R + i] = data.labels ? T(data.labels[row] == k) : data.y[row * m + k];
     }
-  }
-
-  PanelProduct<T> layer_product(Workspace<T>& space, int l, int panel, int count) const {
-    const Layer<T>& layer = layers[l];
-    const std::ptrdiff_t in = space.panel_stride[l], out = space.panel_stride[l + 1];
-    T* z = layer.keeps_z ? space.z[l + 1].data() + panel * out : nullptr;
-    const T* input = space.panels[l].data(); // empty where the input is sparse
-    return {layer.w.data(),
-            layer.ldw,
-            layer.b.data(),
-            l || !space.first_deltas.data() ? input + panel * in : input,
-            in,
-            space.panels[l + 1].data() + panel * out,
-            out,
-            z,
-            layer.n_in,
-            layer.n_out,
-            count,
-            layer.activation};
-  }
-
-  void forward(Workspace<T>& space, int l, int panel, int count, T* scratch) {
-    kernels.forward(layer_product(space, l, panel, count), scratch);
-  }
-
-  // Deltas of layer of units l from those of l + 1.
-  void backward(int l, int panel, int count, T* scratch) {
-    const Layer<T>& above = layers[l];
-    const std::ptrdiff_t in = space.panel_stride[l + 1], out = space.panel_stride[l];
-    T* z = layers[l - 1].keeps_z ? space.z[l].data() + panel * out : nullptr;
-    kernels.backward({above.wt.data(), above.ldt, nullptr, space.panels[l + 1].data() + panel * in, in,
-                      space.panels[l].data() + panel * out, out, z, above.n_out, above.n_in, count,
-                      layers[l - 1].activation},
-                     scratch);
   }
 
   // --- phase 2 -------------------------------------------------------------------------------------------------------
@@ -323,24 +254,37 @@ private:
 
   T* scratch_tile(int thread) const { return scratch[thread].data(); }
 
+  // Sparse input: the first layer's gradient, all tiles at once, split over threads by neurons.
+  void sparse_gradient(const Batch& batch, int thread, int threads) {
+    if (!space.sparse) return;
+    const Matrix<T>& X = batch.data.X;
+    const int blocks = int(round_up(layers[0].n_out, R)) / R;
+    const int end = int(part(blocks, thread + 1, threads));
+    for (int block = int(part(blocks, thread, threads)); block < end; ++block)
+      kernels.weight_gradient_sparse(
+          {X.data, X.indices, X.indptr, batch.rows.numbers, batch.rows.first, int(batch.rows.n)},
+          space.first_deltas.data() + block * space.column_stride, block, space.first_gradient.data(), layers[0].ldt,
+          layers[0].n_in);
+    barrier(threads);
+  }
+
   std::ptrdiff_t tile_size(const Tile& tile) const {
     return tile.column < 0 ? round_up(tile.n, R) : std::ptrdiff_t(tile.n) * R;
   }
 
   // Gradient of a tile's sum over the batch: G[n][R], or [n / R][R] for biases.
   void tile_gradient(const Batch& batch, const Tile& tile, T* G) const {
-    const int n_panels = (batch.n + R - 1) / R;
     const std::ptrdiff_t stride = space.panel_stride[tile.layer + 1];
     const T* delta = space.panels[tile.layer + 1].data() + std::ptrdiff_t(tile.first) * R;
     std::fill_n(G, tile_size(tile), T(0));
-    if (tile.column < 0) return kernels.bias_gradient(delta, stride, n_panels, tile.n, G);
-    if (tile.layer == 0 && batch.data->X.indptr) {
+    if (tile.column < 0) return kernels.bias_gradient(delta, stride, batch.n_panels, tile.n, G);
+    if (tile.layer == 0 && space.sparse) {
       const std::ptrdiff_t ldt = layers[0].ldt;
       T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
       return kernels.transpose_weights({g, {}, ldt, G, R, R, tile.n});
     }
     kernels.weight_gradient(delta, stride, space.columns[tile.layer].data() + tile.column / R * space.column_stride,
-                            n_panels, tile.n, G);
+                            batch.n_panels, tile.n, G);
   }
 
   UpdateTile<T> update_tile(const Tile& tile, int n_slots) {
@@ -380,7 +324,7 @@ private:
     sparse_gradient(batch, thread, threads);
     for_my_tiles(thread, threads, [&](std::size_t i, const Tile& tile, T* G) {
       tile_gradient(batch, tile, G);
-      if (batch.first > 0)
+      if (batch.rows.first > 0)
         for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
       if (last) {
         const bool bias = tile.column < 0;
@@ -401,7 +345,7 @@ private:
 
   double batch_loss(const Batch& batch) const {
     double sum = 0;
-    for (int p = 0; p < (batch.n + R - 1) / R; ++p) sum += space.panel_loss[p];
+    for (int p = 0; p < batch.n_panels; ++p) sum += space.panel_loss[p];
     return sum;
   }
 
@@ -414,16 +358,16 @@ private:
   // --- prediction
   // ------------------------------------------------------------------------------------------------------
 
-  void predict_block(Workspace<T>& space, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n,
-                     std::int64_t first_panel, int count, int layer, int thread, T* out) {
-    for (int p = 0; p < count; ++p) first_layer(space, X, rows, 0, n, first_panel + p, p, thread);
-    for (int l = X.indptr ? 1 : 0; l < layer; ++l) forward(space, l, 0, count, scratch[thread].data());
+  void predict_block(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t first_panel, int count,
+                     int layer, T* scratch, T* out) const {
+    for (int p = 0; p < count; ++p) propagation.enter(space, X, rows, first_panel + p, p, scratch);
+    for (int l = 0; l < layer; ++l) propagation.forward(space, l, 0, count, scratch);
     const int width = network.sizes[layer];
     for (int p = 0; p < count; ++p) {
       T* panel = space.panels[layer].data() + p * space.panel_stride[layer];
       if (layer == network.n_layers()) kernels.link(network.loss, panel, width);
       const std::int64_t row = (first_panel + p) * R;
-      kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, n - row)), out + row * width, width);
+      kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, rows.n - row)), out + row * width, width);
     }
   }
 
@@ -455,11 +399,11 @@ private:
   const int requested_threads;
   double flops_per_row = 0;
   int max_rows = 0;
-  std::vector<Layer<T>> layers;
+  Propagation<T> propagation;
+  std::vector<Layer<T>>& layers; // of `propagation`
   std::vector<Tile> tiles;
   std::vector<double> tile_squares; // sum of w^2 per tile, before the last step
   Workspace<T> space;
-  bool space_is_sparse = false;
   std::vector<AlignedArray<T>> scratch; // per thread
 };
 

@@ -127,20 +127,25 @@ template <class T> struct Workspace {
   AlignedArray<T> targets, weights;
   AlignedArray<T> first_deltas, first_gradient; // sparse input only: columns of layer 1's deltas; G[n_in][ldt]
   std::vector<double> panel_loss;
+  bool sparse = false;
 
   Workspace() = default;
-  // Sparse input is read where it lies: it gets no panels.
+  // Sparse input is read where it lies: it gets no panels, but room for the first layer's whole gradient.
   Workspace(const Network& network, const std::vector<Layer<T>>& layers, int R, int rows, bool sparse)
       : capacity(int(round_up(rows, R))), column_stride(std::ptrdiff_t(capacity) * R),
-        targets(std::size_t(capacity) * network.n_outputs()), weights(capacity), panel_loss(capacity / R) {
+        targets(std::size_t(capacity) * network.n_outputs()), weights(capacity), panel_loss(capacity / R),
+        sparse(sparse) {
     for (std::size_t l = 0; l < network.sizes.size(); ++l) {
       const std::ptrdiff_t padded = round_up(network.sizes[l], R);
-      panel_stride.push_back(padded * R);
+      panel_stride.push_back(l == 0 && sparse ? 0 : padded * R);
       const std::size_t size = std::size_t(capacity) * padded;
       panels.emplace_back(l == 0 && sparse ? 0 : size);
       z.emplace_back(l > 0 && layers[l - 1].keeps_z ? size : 0);
       if (l < layers.size()) columns.emplace_back(l == 0 && sparse ? 0 : size);
     }
+    if (!sparse) return;
+    first_deltas = AlignedArray<T>(std::size_t(capacity) * round_up(layers[0].n_out, R));
+    first_gradient = AlignedArray<T>(std::size_t(round_up(layers[0].n_in, R) * layers[0].ldt));
   }
 };
 
