@@ -170,7 +170,7 @@ template <> struct Numbers<float> : Limits<float> {
   static constexpr float sqrt_half = 0.70710677f;
   // the arguments between which results are normal numbers
   static constexpr float exp_low = -87.33654f, exp_high = 88.72283f, cdf_end = 12.949952f, pdf_end = 13.14668f;
-  static constexpr float tail_middle = 0.7410803f;
+  static constexpr float tail_centre = 3.375f, tail_middle = 0.7410803f;
 };
 template <> struct Numbers<double> : Limits<double> {
   static constexpr int fraction_bits = 52;
@@ -181,7 +181,7 @@ template <> struct Numbers<double> : Limits<double> {
   static constexpr double sqrt_half = 0.7071067811865476;
   static constexpr double exp_low = -708.3964185322641, exp_high = 709.782712893384;
   static constexpr double cdf_end = 37.51937934714449, pdf_end = 37.61588706913767;
-  static constexpr double tail_middle = 0.7410802807756973;
+  static constexpr double tail_centre = 3.375, tail_middle = 0.7410802807756973;
 };
 template <class S> using numbers_of = Numbers<scalar_of<S>>;
 template <class S> constexpr bool is_float = std::is_same_v<scalar_of<S>, float>;

@@ -102,7 +102,8 @@ private:
   void forward(const Matrix<T>& X, const std::int64_t* rows, std::int64_t first, std::int64_t n, int last) {
     units.resize(network.sizes.size());
     slopes.resize(network.sizes.size());
-    gather(X, rows, first, n);
+    units[0].resize(std::size_t(n * X.n_columns));
+    copy_rows(X, {rows, first, n}, units[0].data());
     for (int l = 0; l < last; ++l) {
       const int n_out = network.sizes[l + 1];
       const T* bias = parameters.data() + network.biases[l];
@@ -115,18 +116,6 @@ private:
       slopes[l + 1].resize(z.size());
       kernels.apply_activation(network.activations[l], z.data(), std::ptrdiff_t(z.size()), z.data(),
                                slopes[l + 1].data());
-    }
-  }
-
-  void gather(const Matrix<T>& X, const std::int64_t* rows, std::int64_t first, std::int64_t n) {
-    units[0].assign(std::size_t(n * X.n_columns), T(0));
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::int64_t row = rows ? rows[first + i] : first + i;
-      T* out = units[0].data() + i * X.n_columns;
-      if (!X.indptr)
-        std::copy_n(X.data + row * X.stride, X.n_columns, out);
-      else
-        for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e) out[X.indices[e]] += X.data[e];
     }
   }
 

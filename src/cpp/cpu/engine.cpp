@@ -143,14 +143,14 @@ public:
 
   void predict(const T* parameters, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
                T* out) override {
+    if (layer == 0) return copy_rows(X, {rows, 0, n}, out);
     constexpr int few = 4; // packing the weights for panels costs about as much as so many rows one by one
-    if (parameters && n <= few && !X.indptr && layer > 0) {
+    if (parameters && n <= few && !X.indptr) {
       const FlushDenormals mode;
       for (std::int64_t i = 0; i < n; ++i)
         predict_row(parameters, X.data + (rows ? rows[i] : i) * X.stride, layer, out + i * network.sizes[layer]);
       return;
     }
-    if (X.indptr && layer == 0) return copy_rows(X, rows, n, out);
     if (parameters) set_parameters(parameters);
     const std::int64_t n_panels = (n + R - 1) / R;
     const int n_threads = int(std::min<std::int64_t>(choose_threads(requested_threads, flops_per_row * double(n)),
@@ -368,14 +368,6 @@ private:
       if (layer == network.n_layers()) kernels.link(network.loss, panel, width);
       const std::int64_t row = (first_panel + p) * R;
       kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, rows.n - row)), out + row * width, width);
-    }
-  }
-
-  static void copy_rows(const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, T* out) {
-    std::fill_n(out, n * X.n_columns, T(0));
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::int64_t row = rows ? rows[i] : i;
-      for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e) out[i * X.n_columns + X.indices[e]] += X.data[e];
     }
   }
 

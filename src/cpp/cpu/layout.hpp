@@ -28,6 +28,25 @@ void transpose(const T* A, std::ptrdiff_t lda, std::ptrdiff_t rows, std::ptrdiff
         for (std::ptrdiff_t j = j0; j < std::min(j0 + block, columns); ++j) B[j * ldb + i] = A[i * lda + j];
 }
 
+// Rows first .. first + n, by number if `numbers` is given.
+struct RowRange {
+  const std::int64_t* numbers;
+  std::int64_t first, n;
+  std::int64_t operator[](std::int64_t i) const { return numbers ? numbers[first + i] : first + i; }
+};
+
+// Those rows of X, dense, to out (n, n_columns).
+template <class T> void copy_rows(const Matrix<T>& X, const RowRange& rows, T* out) {
+  for (std::int64_t i = 0; i < rows.n; ++i, out += X.n_columns) {
+    if (!X.indptr) {
+      std::copy_n(X.data + rows[i] * X.stride, X.n_columns, out);
+      continue;
+    }
+    std::fill_n(out, X.n_columns, T(0));
+    for (std::int64_t e = X.indptr[rows[i]]; e < X.indptr[rows[i] + 1]; ++e) out[X.indices[e]] += X.data[e];
+  }
+}
+
 inline int n_slots(const Rule& rule) {
   int n = 0;
   Optimizers::visit(rule.optimizer, [&](auto entry) { n = int(std::size(entry.slots)); });

@@ -5,13 +5,6 @@
 
 namespace fastmlp {
 
-// Rows first .. first + n, by number if `numbers` is given.
-struct RowRange {
-  const std::int64_t* numbers;
-  std::int64_t first, n;
-  std::int64_t operator[](std::int64_t i) const { return numbers ? numbers[first + i] : first + i; }
-};
-
 template <class T> class Propagation {
 public:
   Propagation(const Network& network, const Kernels<T>& kernels) : kernels(kernels), R(kernels.rows) {

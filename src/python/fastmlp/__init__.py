@@ -1,0 +1,31 @@
+"""Fast multilayer perceptrons: a C++ core behind scikit-learn's interface.
+
+``MLPClassifier`` and ``MLPRegressor`` are scikit-learn's, many times faster; ``Network`` is the bare set of functions.
+Names are loaded on first use, so that ``import fastmlp`` is quick and does not import scikit-learn.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastmlp._config import show_config
+    from fastmlp.classifier import MLPClassifier
+    from fastmlp.network import Network
+    from fastmlp.regressor import MLPRegressor
+
+__version__ = "0.1.0"
+__all__ = ["MLPClassifier", "MLPRegressor", "Network", "show_config"]
+
+_ROOMS = {"MLPClassifier": "classifier", "MLPRegressor": "regressor", "Network": "network", "show_config": "_config"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'fastmlp' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    value: object = getattr(import_module(f"fastmlp.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,38 @@
+"""Where engines are made, after the BLAS of SciPy has been handed to the core."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from fastmlp import _core
+from fastmlp._validation import name_among, thread_count
+
+
+def make_engine(network: _core.Network, dtype: np.dtype[Any], n_jobs: int | None) -> _core.Engine:
+    """Return an engine for one network in one dtype.
+
+    Engines are cheap to make and serve one thread at a time. So each call of an estimator makes its own, and one
+    estimator can predict in many threads.
+    """
+    _hand_over_blas(blas_mode())
+    return _core.Engine(network, "float32" if dtype == np.float32 else "float64", thread_count(n_jobs))
+
+
+def blas_mode() -> str:
+    """Return what ``FASTMLP_BLAS`` asks for: the core's own kernels ("off"), the BLAS where it wins, or always BLAS."""
+    return name_among(os.environ.get("FASTMLP_BLAS", "auto"), ["off", "auto", "on"], "FASTMLP_BLAS")
+
+
+@lru_cache(maxsize=1)  # again only when the mode has changed
+def _hand_over_blas(mode: str) -> None:
+    if mode == "off":
+        _core.set_blas(mode, None, None)
+        return
+    from scipy.linalg import cython_blas
+
+    capsules = cython_blas.__pyx_capi__
+    _core.set_blas(mode, capsules["sgemm"], capsules["dgemm"])

@@ -1,0 +1,133 @@
+"""Parameters: one flat buffer, and the lists of weight matrices and biases that are views of it.
+
+The order is the core's: all weight matrices, each (fan_in, fan_out) in C order, then all biases.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+
+def parameter_count(sizes: Sequence[int]) -> int:
+    """Return the number of weights and biases of a network with these layer sizes."""
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
+
+
+def views(flat: NDArray[Any], sizes: Sequence[int]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Return the weight matrices (fan_in, fan_out) and the biases (fan_out,) as views of ``flat``."""
+    coefs, biases, start = [], [], 0
+    for fan_in, fan_out in pairwise(sizes):
+        coefs.append(flat[start : start + fan_in * fan_out].reshape(fan_in, fan_out))
+        start += fan_in * fan_out
+    for fan_out in sizes[1:]:
+        biases.append(flat[start : start + fan_out])
+        start += fan_out
+    return coefs, biases
+
+
+def layer_sizes(coefs: Sequence[Any], intercepts: Sequence[Any]) -> list[int]:
+    """Return the layer sizes that the shapes of ``coefs_`` and ``intercepts_`` tell, input first.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong to one network.
+    """
+    if len(coefs) != len(intercepts) or not coefs:
+        raise ValueError(
+            "coefs_ and intercepts_ must hold one array for each layer of weights, "
+            f"got {len(coefs)} and {len(intercepts)} arrays"
+        )
+    sizes = list(np.shape(coefs[0])[:1])
+    for layer, (coef, intercept) in enumerate(zip(coefs, intercepts, strict=True)):
+        shape = np.shape(coef)
+        if len(shape) != 2 or shape[0] != sizes[-1]:
+            needed = f"({sizes[-1]}, n)" if sizes else "(n_features, n)"
+            raise ValueError(f"coefs_[{layer}] must have shape {needed}, got {shape}")
+        if np.shape(intercept) != shape[1:]:
+            raise ValueError(f"intercepts_[{layer}] must have shape ({shape[1]},), got {np.shape(intercept)}")
+        sizes.append(shape[1])
+    return sizes
+
+
+def glorot_uniform(
+    sizes: Sequence[int], activation: str | Sequence[str], random: Any, dtype: DTypeLike
+) -> NDArray[Any]:
+    """Draw initial parameters, flat: scikit-learn's numbers from ``random.uniform``, rounded to ``dtype``.
+
+    Weights and biases of a layer are uniform within ``sqrt(factor / (fan_in + fan_out))``; ``factor`` is 2 where the
+    ``activation`` (one name, or one for each hidden layer) is "logistic" and 6 otherwise. The output layer is drawn
+    like the last hidden one.
+
+    References
+    ----------
+    Glorot, X. and Bengio, Y. (2010). Understanding the difficulty of training deep feedforward neural networks.
+    AISTATS.
+    """
+    if isinstance(activation, str):
+        activations = [activation] * (len(sizes) - 1)
+    else:
+        activations = [*activation, *(activation[-1:] or ["identity"])]
+    flat = np.empty(parameter_count(sizes), dtype)
+    for coef, bias, name in zip(*views(flat, sizes), activations, strict=True):
+        bound = np.sqrt((2.0 if name == "logistic" else 6.0) / sum(coef.shape))
+        coef[...] = random.uniform(-bound, bound, coef.shape)
+        bias[...] = random.uniform(-bound, bound, bias.shape)
+    return flat
+
+
+class FlatParameters:
+    """The part of an estimator that holds ``coefs_`` and ``intercepts_`` as views of one buffer.
+
+    Both are plain lists, so a user may put other arrays in: they are gathered into a new buffer when they are needed.
+    """
+
+    coefs_: list[Any]
+    intercepts_: list[Any]
+
+    def _set_parameters(self, flat: NDArray[Any], sizes: Sequence[int]) -> None:
+        """Make ``coefs_`` and ``intercepts_`` views of ``flat``."""
+        self.coefs_, self.intercepts_ = views(flat, sizes)
+        self._flat: tuple[NDArray[Any], list[Any]] = flat, [*self.coefs_, *self.intercepts_]
+
+    def _parameters(self, dtype: DTypeLike) -> NDArray[Any]:
+        """Return all parameters flat: without a copy while the lists hold the views that ``_set_parameters`` made."""
+        arrays = [*self.coefs_, *self.intercepts_]
+        if hasattr(self, "_flat"):
+            flat, made = self._flat
+            if len(arrays) == len(made) and all(map(operator.is_, arrays, made)):
+                return np.asarray(flat, dtype)
+        return np.concatenate([np.ravel(array) for array in arrays], dtype=dtype, casting="same_kind")
+
+    def _own_parameters(self, sizes: list[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Return the buffer, of which ``coefs_`` and ``intercepts_`` are views from now on, to be trained in place."""
+        if (given := layer_sizes(self.coefs_, self.intercepts_)) != sizes:
+            raise ValueError(
+                f"coefs_ and intercepts_ belong to layers of {given} units, "
+                f"but hidden_layer_sizes and the data need {sizes}"
+            )
+        flat = self._parameters(dtype)
+        self._set_parameters(flat, sizes)
+        return flat
+
+    def _parameter_dtype(self) -> np.dtype[Any]:
+        """The dtype in which training goes on: float32 if all parameters are."""
+        single = all(np.asarray(array).dtype == np.float32 for array in [*self.coefs_, *self.intercepts_])
+        return np.dtype(np.float32 if single else np.float64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[misc]
+        return {name: value for name, value in state.items() if name != "_flat"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        if hasattr(self, "coefs_"):
+            self._set_parameters(self._parameters(self._parameter_dtype()), layer_sizes(self.coefs_, self.intercepts_))

@@ -1,0 +1,271 @@
+"""MLPClassifier: labels in, labels and probabilities out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import column_or_1d
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.validation import validate_data
+
+from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+
+class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
+    """Multilayer perceptron for classification: scikit-learn's class with a C++ core.
+
+    It minimises the log loss. The outputs are softmax for three or more classes, else logistic. With the same
+    parameters, data and ``random_state`` it takes scikit-learn's path, up to rounding.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array-like of int, default=(100,)
+        Units of each hidden layer; ``()`` for none.
+    activation : str or list of str, default="relu"
+        Activation of the hidden layers: one name, or one for each. scikit-learn's "identity", "logistic", "tanh",
+        "relu"; also "leaky_relu", "elu", "selu", "softplus", "gelu", "silu", "mish".
+    solver : {"lbfgs", "sgd", "adam"}, default="adam"
+        "sgd" and "adam" descend batch by batch, "lbfgs" (quasi-Newton) uses all rows at once.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty, which is divided by the number of rows (the sum of their weights) of a batch.
+    batch_size : int or "auto", default="auto"
+        Rows of a batch; "auto" is ``min(200, n_samples)``. Not used by "lbfgs".
+    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
+        Schedule of "sgd": constant; ``learning_rate_init / (t_ + 1) ** power_t``, changed after each epoch; or constant
+        until more than ``n_iter_no_change`` epochs bring no improvement, then a fifth of it.
+    learning_rate_init : float, default=0.001
+        First learning rate of "sgd" and "adam".
+    power_t : float, default=0.5
+        Exponent of "invscaling".
+    max_iter : int, default=200
+        Most epochs ("sgd", "adam") or iterations ("lbfgs").
+    shuffle : bool, default=True
+        Shuffle the rows before each epoch. Not used by "lbfgs".
+    random_state : int, RandomState instance or None, default=None
+        Source of initial parameters, validation split and shuffles: scikit-learn's numbers.
+    tol : float, default=1e-4
+        Training loss (or validation score) must improve by this much to count as an improvement; for "lbfgs" the
+        largest element of the gradient at which to stop.
+    verbose : bool, default=False
+        Print a line for each epoch or iteration.
+    warm_start : bool, default=False
+        ``fit`` goes on from the parameters that are there.
+    momentum : float, default=0.9
+        Momentum of "sgd".
+    nesterovs_momentum : bool, default=True
+        Use Nesterov's momentum in "sgd".
+    early_stopping : bool, default=False
+        Set ``validation_fraction`` of the rows aside, stop when the score on them (accuracy) does not improve, and keep
+        the parameters with the best score. Not used by "lbfgs".
+    validation_fraction : float, default=0.1
+        Share of the rows that early stopping sets aside.
+    beta_1 : float, default=0.9
+        Decay rate of the first moment of "adam".
+    beta_2 : float, default=0.999
+        Decay rate of the second moment of "adam".
+    epsilon : float, default=1e-8
+        Keeps the steps of "adam" finite.
+    n_iter_no_change : int, default=10
+        Training stops when more epochs than this in a row bring no improvement; ``np.inf`` for never.
+    max_fun : int, default=15000
+        Most evaluations of the loss by "lbfgs".
+    n_jobs : int or None, default=None
+        Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
+    dtype : {"float32", "float64"} or None, default=None
+        Numbers in which to compute. None follows the data as scikit-learn does: float32 stays, all else is float64.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    coefs_ : list of ndarray of shape (fan_in, fan_out)
+        Weights of each layer: views of one buffer. May be assigned: the next prediction or training uses them.
+    intercepts_ : list of ndarray of shape (fan_out,)
+        Biases of each layer, likewise.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had names that are all strings.
+    n_layers_ : int
+        Number of layers, input and output included.
+    n_outputs_ : int
+        Number of outputs.
+    out_activation_ : str
+        Activation of the output layer.
+    loss_ : float
+        Loss of the last epoch or iteration.
+    n_iter_ : int
+        Epochs or iterations of the last call.
+    t_ : int
+        Rows seen by "sgd" or "adam" in all calls.
+    loss_curve_ : list of float
+        Loss after each epoch of "sgd" or "adam".
+    best_loss_ : float or None
+        Smallest loss; None with early stopping.
+    validation_scores_ : list of float or None
+        With early stopping: accuracy on the rows set aside, after each epoch.
+    best_validation_score_ : float or None
+        The best of them.
+
+    See Also
+    --------
+    MLPRegressor : The same for numbers.
+    Network : The bare network.
+
+    References
+    ----------
+    Kingma, D. P. and Ba, J. (2014). Adam: a method for stochastic optimization. arXiv:1412.6980.
+
+    Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013). On the importance of initialization and momentum in deep
+    learning. ICML.
+
+    Examples
+    --------
+    >>> from fastmlp import MLPClassifier
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.model_selection import train_test_split
+    >>> X, y = load_digits(return_X_y=True)
+    >>> X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
+    >>> classifier = MLPClassifier(random_state=0, max_iter=300).fit(X_train, y_train)
+    >>> classifier.predict(X_test[:5])
+    array([2, 8, 2, 6, 6])
+    >>> classifier.score(X_test, y_test) > 0.97
+    True
+    """
+
+    loss = "log_loss"
+    _score_name = "accuracy"
+
+    @available_if(lambda estimator: estimator._check_solver())  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
+        """Train for one epoch, going on from what was learned before.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,) or (n_samples, n_classes)
+            Class labels; need not hold every class.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sample in the loss; None means 1.
+        classes : array-like of shape (n_classes,), default=None
+            All classes of all calls. Needed in the first call, may be left out in later ones.
+
+        Returns
+        -------
+        self : object
+            The trained estimator.
+
+        Raises
+        ------
+        ValueError
+            If the first call does not name the classes, a later one names others, or y holds an unknown class.
+        """
+        if _check_partial_fit_first_call(self, classes):
+            multilabel = type_of_target(y).startswith("multilabel")
+            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict class labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite numbers.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            The most probable class; for multilabel targets, 1 for each label more probable than 0.5.
+        """
+        outputs = self._outputs(X)
+        if self._label_binarizer.y_type_ == "multiclass":
+            labels: NDArray[Any] = self.classes_[outputs.argmax(axis=1)]
+        elif self.n_outputs_ == 1 and len(self.classes_) == 2:
+            labels = self.classes_[(outputs[:, 0] > 0.5).astype(np.intp)]
+        else:  # multilabel, or a single class
+            labels = self._label_binarizer.inverse_transform(outputs)
+        return labels
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """Predict probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite numbers.
+
+        Returns
+        -------
+        y_prob : ndarray of shape (n_samples, n_classes)
+            Probability of each class, in the order of ``classes_``. Rows sum to 1, except for multilabel targets.
+        """
+        outputs = self._outputs(X)
+        return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
+
+    def predict_log_proba(self, X: Any) -> NDArray[Any]:
+        """Predict logarithms of probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite numbers.
+
+        Returns
+        -------
+        log_y_prob : ndarray of shape (n_samples, n_classes)
+            ``log(predict_proba(X))``; -inf where a probability is 0.
+        """
+        y_prob = self.predict_proba(X)
+        np.log(y_prob, out=y_prob)
+        return y_prob
+
+    def _validate_fit(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
+        dtype = self.dtype or (np.float64, np.float32)
+        X, y = validate_data(self, X, y, accept_sparse=SPARSE_FORMATS, multi_output=True, dtype=dtype, reset=reset)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+        else:
+            self._check_classes(unique_labels(y))
+        if self._label_binarizer.y_type_ == "multiclass" and y.ndim == 1:
+            self.n_outputs_ = len(self.classes_)
+            return X, np.searchsorted(self.classes_, y).astype(np.int32)
+        y = self._label_binarizer.transform(y)
+        self.n_outputs_ = y.shape[1]
+        return X, y
+
+    def _check_classes(self, classes: NDArray[Any]) -> None:
+        if self.warm_start:
+            if set(classes) != set(self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
+                    f"Previously got {self.classes_}, `y` has {classes}"
+                )
+        elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {classes}."
+            )
+
+    def _first_output_activation(self) -> str:
+        return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
+
+    def _stratify(self, y: NDArray[Any]) -> NDArray[Any] | None:
+        return y.astype(bool) if self.n_outputs_ == 1 else None
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

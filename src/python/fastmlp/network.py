@@ -1,0 +1,335 @@
+"""Network: the bare set of functions, its loss and its gradient, for learners and scientists. No scikit-learn here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+
+from fastmlp import _core
+from fastmlp._engine import make_engine
+from fastmlp._parameters import glorot_uniform, parameter_count, views
+from fastmlp._validation import hidden_activations, name_among, real_array, unit_counts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Network:
+    """A fully connected feedforward network: a set of functions, one for each choice of its parameters.
+
+    The three steps of deep learning are: define a set of functions (this class), measure how good one of them is
+    (``loss``), pick the best one (by descending along ``gradient``).
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        Units of each layer, input first, output last.
+    activation : str or sequence of str, default="logistic"
+        Activation of the hidden layers: one name, or one for each hidden layer. All names: ``_core.activations()``.
+    loss : str, default="binary_log_loss"
+        The loss; it owns the output activation. "binary_log_loss" has logistic outputs, "log_loss" softmax,
+        "squared_error" the identity, "poisson" the exponential function.
+    dtype : {"float64", "float32"}, default="float64"
+        Numbers in which everything is stored and computed.
+    random_state : int, RandomState, Generator or None, default=None
+        Source of the initial parameters: those that the estimators would draw. None takes new ones each time.
+    n_jobs : int or None, default=None
+        Threads: None lets the core choose, -1 takes all. The numbers do not depend on it.
+
+    Attributes
+    ----------
+    layer_sizes : tuple of int
+        Units of each layer.
+    activations : tuple of str
+        Activation of each hidden layer.
+    output_activation : str
+        Activation of the output layer.
+    parameters : ndarray of shape (n_parameters,)
+        All numbers of the network: weight matrices, each (fan_in, fan_out) in C order, then biases. May be assigned.
+    n_parameters : int
+        How many there are.
+    weights : list of ndarray of shape (fan_out, fan_in)
+        For each layer, views of ``parameters``: row i holds the weights of neuron i. The list and its items may be
+        assigned.
+    biases : list of ndarray of shape (fan_out,)
+        Likewise.
+
+    Raises
+    ------
+    ValueError
+        For unknown names, sizes that are not positive, data that is not finite real numbers, and wrong shapes.
+
+    References
+    ----------
+    Rumelhart, D. E., Hinton, G. E. and Williams, R. J. (1986). Learning representations by back-propagating errors.
+    Nature 323, 533-536.
+
+    Examples
+    --------
+    >>> from fastmlp import Network
+    >>> net = Network([2, 2, 2, 2], activation="logistic")
+    >>> net.weights = [[[1, -2], [-1, 1]], [[2, -1], [-2, -1]], [[3, -1], [-1, 4]]]
+    >>> net.biases = [[1, 0], [0, 0], [-2, 2]]
+    >>> net([1, -1]).round(2)
+    array([0.62, 0.83])
+    >>> net.hidden([1, -1], layer=1).round(2), net.hidden([1, -1], layer=2).round(2)
+    (array([0.98, 0.12]), array([0.86, 0.11]))
+
+    One step of gradient descent makes the loss smaller:
+
+    >>> X, y = [[1, -1], [0, 0]], [[1, 0], [0, 1]]
+    >>> before = net.loss(X, y)
+    >>> weight_gradients, bias_gradients = net.gradient(X, y)
+    >>> for w, g in zip(net.weights + net.biases, weight_gradients + bias_gradients):
+    ...     w -= 0.5 * g
+    >>> net.loss(X, y) < before
+    True
+    """
+
+    def __init__(
+        self,
+        layer_sizes: Sequence[int],
+        activation: str | Sequence[str] = "logistic",
+        loss: str = "binary_log_loss",
+        dtype: str = "float64",
+        random_state: int | np.random.RandomState | np.random.Generator | None = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.layer_sizes = tuple(unit_counts(layer_sizes, "layer_sizes"))
+        if len(self.layer_sizes) < 2:
+            raise ValueError(f"layer_sizes must name at least an input and an output layer, got {layer_sizes!r}")
+        self.activations = tuple(hidden_activations(activation, len(self.layer_sizes) - 2))
+        losses = _core.losses()
+        self.loss_name = name_among(loss, losses, "loss")
+        self.output_activation: str = losses[loss]["link"]
+        self.dtype = np.dtype(name_among(dtype, ["float32", "float64"], "dtype"))
+        self.n_jobs = n_jobs
+        random = random_state if hasattr(random_state, "uniform") else np.random.RandomState(random_state)
+        self._parameters = glorot_uniform(self.layer_sizes, activation, random, self.dtype)
+
+    def __repr__(self) -> str:
+        steps = [str(self.layer_sizes[0])]
+        for size, activation in zip(self.layer_sizes[1:], [*self.activations, self.output_activation], strict=True):
+            steps.append(f"{size} {activation}")
+        return f"Network({' -> '.join(steps)}; loss={self.loss_name!r}, dtype={self.dtype.name!r})"
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights and biases."""
+        return parameter_count(self.layer_sizes)
+
+    @property
+    def parameters(self) -> NDArray[Any]:
+        """All weights and biases as one array: changes are changes of the network."""
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, values: Any) -> None:
+        self._parameters[...] = _fitting(values, "parameters", self._parameters)
+
+    @property
+    def weights(self) -> Views:
+        """Weights (fan_out, fan_in) of each layer: changes are changes of the network."""
+        return Views("weights", [coef.T for coef in views(self._parameters, self.layer_sizes)[0]])
+
+    @weights.setter
+    def weights(self, values: Iterable[Any]) -> None:
+        self.weights[:] = values
+
+    @property
+    def biases(self) -> Views:
+        """Biases (fan_out,) of each layer: changes are changes of the network."""
+        return Views("biases", views(self._parameters, self.layer_sizes)[1])
+
+    @biases.setter
+    def biases(self, values: Iterable[Any]) -> None:
+        self.biases[:] = values
+
+    # --- the function -------------------------------------------------------------------------------------------------
+
+    def forward(self, X: Any) -> NDArray[Any]:
+        """Return what the network makes of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_features,)
+            Rows of finite numbers, or a single row.
+
+        Returns
+        -------
+        outputs : ndarray of shape (n_samples, n_outputs) or (n_outputs,)
+            The output layer, in the network's dtype.
+        """
+        return self._layer(X, len(self.layer_sizes) - 1)
+
+    __call__ = forward
+
+    def hidden(self, X: Any, layer: int) -> NDArray[Any]:
+        """Return what a hidden layer makes of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_features,)
+            Rows of finite numbers, or a single row.
+        layer : int
+            Number of the layer: 1 is the first hidden layer, 0 the input itself.
+
+        Returns
+        -------
+        activations : ndarray of shape (n_samples, layer_sizes[layer]) or (layer_sizes[layer],)
+            The layer after its activation.
+        """
+        last = len(self.layer_sizes) - 2
+        if layer not in range(last + 1):
+            raise ValueError(f"layer must be an integer between 0 (the input) and {last}, got {layer!r}")
+        return self._layer(X, layer)
+
+    # --- how good it is -----------------------------------------------------------------------------------------------
+
+    def loss(self, X: Any, y: Any, sample_weight: Any = None, alpha: float = 0.0) -> float:
+        """Return how far the network is from the targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_features,)
+            Rows of finite numbers, or a single row.
+        y : array-like of shape (n_samples, n_outputs)
+            Targets. Also (n_samples,) if there is one output, or for "log_loss" class numbers from 0 to n_outputs - 1.
+            With a single row of X, a single row of targets, or a number in place of (n_samples,).
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row; None means 1.
+        alpha : float, default=0.0
+            Strength of the L2 penalty.
+
+        Returns
+        -------
+        loss : float
+            The weighted mean over rows of the loss summed over outputs, plus
+            ``alpha / 2 * (sum of squared weights) / (sum of sample weights)``.
+        """
+        return self._evaluate(X, y, sample_weight, alpha)[0]
+
+    def gradient(
+        self, X: Any, y: Any, sample_weight: Any = None, alpha: float = 0.0
+    ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+        """Return the gradient of the loss, found by backpropagation.
+
+        Parameters
+        ----------
+        X, y, sample_weight, alpha
+            As for ``loss``.
+
+        Returns
+        -------
+        weight_gradients : list of ndarray of shape (fan_out, fan_in)
+            Derivatives with respect to ``weights``.
+        bias_gradients : list of ndarray of shape (fan_out,)
+            Derivatives with respect to ``biases``.
+        """
+        coefs, biases = views(self._evaluate(X, y, sample_weight, alpha)[1], self.layer_sizes)
+        return [coef.T for coef in coefs], biases
+
+    def loss_and_gradient(
+        self, X: Any, y: Any, sample_weight: Any = None, alpha: float = 0.0
+    ) -> tuple[float, NDArray[Any]]:
+        """Return the loss and its gradient as one flat array in the order of ``parameters``, for optimizers.
+
+        Parameters
+        ----------
+        X, y, sample_weight, alpha
+            As for ``loss``.
+
+        Returns
+        -------
+        loss : float
+            As of ``loss``.
+        gradient : ndarray of shape (n_parameters,)
+            Derivatives with respect to ``parameters``.
+        """
+        return self._evaluate(X, y, sample_weight, alpha)
+
+    def _layer(self, X: Any, layer: int) -> NDArray[Any]:
+        rows, single = self._rows(X)
+        out = self._engine().predict(self._parameters, rows, layer)
+        return out[0] if single else out
+
+    def _evaluate(self, X: Any, y: Any, sample_weight: Any, alpha: float) -> tuple[float, NDArray[Any]]:
+        rows, single = self._rows(X)
+        n_rows = len(rows)
+        if n_rows == 0 or not alpha >= 0:
+            raise ValueError(
+                f"X must hold at least one row and alpha be 0 or more, got {n_rows} rows and alpha={alpha}"
+            )
+        targets = self._targets(y, n_rows, single)
+        if sample_weight is not None:
+            sample_weight = real_array(sample_weight, "sample_weight", self.dtype)
+            if sample_weight.shape != (n_rows,):
+                raise ValueError(f"sample_weight must have shape ({n_rows},), got {sample_weight.shape}")
+        loss, penalty, gradient = self._engine().loss_and_gradient(
+            self._parameters, rows, targets, sample_weight, float(alpha)
+        )
+        return loss + penalty, gradient
+
+    def _engine(self) -> _core.Engine:
+        network = _core.Network(self.layer_sizes, self.activations, self.loss_name)
+        return make_engine(network, self.dtype, self.n_jobs)
+
+    def _rows(self, X: Any) -> tuple[NDArray[Any], bool]:
+        """Return X as rows, and whether it was a single one."""
+        rows = real_array(X, "X", self.dtype)
+        n_features = self.layer_sizes[0]
+        if rows.ndim not in (1, 2) or rows.shape[-1] != n_features:
+            raise ValueError(f"X must have shape (n_samples, {n_features}) or ({n_features},), got {rows.shape}")
+        return np.atleast_2d(rows), rows.ndim == 1
+
+    def _targets(self, y: Any, n_rows: int, single: bool) -> NDArray[Any]:
+        """Return y as the core takes it: class numbers (n_rows,) as int32, else (n_rows, n_outputs)."""
+        n_outputs = self.layer_sizes[-1]
+        given = np.asarray(y)
+        shape = (n_rows, *given.shape) if single else given.shape
+        if self.loss_name == "log_loss" and shape == (n_rows,):
+            if given.dtype.kind not in "iu" or given.min() < 0 or given.max() >= n_outputs:
+                raise ValueError(f"class numbers in y must be integers between 0 and {n_outputs - 1}, got {y!r}")
+            return given.reshape(n_rows).astype(np.int32)
+        if shape != (n_rows, n_outputs) and (n_outputs > 1 or shape != (n_rows,)):
+            needed = f"({n_outputs},)" if single else f"({n_rows}, {n_outputs})"
+            raise ValueError(f"y must have shape {needed} for this X and {n_outputs} outputs, got {given.shape}")
+        return real_array(given.reshape(n_rows, n_outputs), "y", self.dtype)
+
+
+class Views(list[Any]):
+    """A list of views of a network's parameters: assigning to an item writes to the network.
+
+    >>> from fastmlp import Network
+    >>> net = Network([1, 1])
+    >>> net.weights[0] = [[2.5]]
+    >>> net.parameters[0]
+    np.float64(2.5)
+    """
+
+    def __init__(self, name: str, arrays: list[NDArray[Any]]) -> None:
+        super().__init__(arrays)
+        self._name = name
+
+    def __setitem__(self, index: SupportsIndex | slice, value: Any) -> None:
+        layers = range(len(self))[index]
+        if isinstance(layers, int):
+            layers, value = range(layers, layers + 1), [value]
+        values = list(value)
+        if len(values) != len(layers):
+            raise ValueError(f"{self._name} must hold {len(layers)} arrays, one for each layer, got {len(values)}")
+        targets = [self[layer] for layer in layers]
+        arrays = [_fitting(*item) for item in zip(values, [f"{self._name}[{i}]" for i in layers], targets, strict=True)]
+        for target, array in zip(targets, arrays, strict=True):
+            target[...] = array
+
+
+def _fitting(values: Any, name: str, target: NDArray[Any]) -> NDArray[Any]:
+    array = real_array(values, name, target.dtype)
+    if array.shape != target.shape:
+        raise ValueError(f"{name} must have shape {target.shape}, got {array.shape}")
+    return array

@@ -1,0 +1,96 @@
+"""What a stochastic optimizer remembers from step to step, so that training can go on later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmlp import _core
+from fastmlp._parameters import parameter_count, views
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+# scikit-learn's names for the lists of arrays that an optimizer keeps
+_SCIKIT_LEARN_SLOTS = {"ms": "m", "vs": "v", "velocities": "velocity"}
+
+
+class OptimizerState:
+    """State and settings of one optimizer of the core's catalogue.
+
+    Parameters
+    ----------
+    name : str
+        A name of ``_core.optimizers()``.
+    hyperparameters : mapping of str to float
+        Those of the optimizer; missing ones take the catalogue's defaults.
+    learning_rate_init : float
+        Learning rate of the first step.
+    schedule : {"constant", "invscaling", "adaptive"}
+        How the learning rate changes.
+    power_t : float
+        Exponent of "invscaling".
+    layer_sizes : sequence of int
+        Those of the network whose parameters are updated, input first.
+    dtype : dtype
+        float32 or float64: that of the parameters.
+
+    Attributes
+    ----------
+    learning_rate : float
+        The current learning rate.
+    t : int
+        Steps done so far.
+    slots : dict of str to ndarray of shape (n_parameters,)
+        The numbers kept for each parameter, flat, by the catalogue's name. Each is also an attribute that gives them as
+        a list of arrays, weights first, then biases: ``m`` and ``v`` (or scikit-learn's ``ms`` and ``vs``) of "adam",
+        ``velocity`` (``velocities``) of "sgd".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hyperparameters: Mapping[str, float],
+        learning_rate_init: float,
+        schedule: str,
+        power_t: float,
+        layer_sizes: Sequence[int],
+        dtype: DTypeLike,
+    ) -> None:
+        self.name = name
+        self.hyperparameters = dict(hyperparameters)
+        self.learning_rate_init = float(learning_rate_init)
+        self.learning_rate = float(learning_rate_init)
+        self.schedule = schedule
+        self.power_t = float(power_t)
+        self.t = 0
+        self.layer_sizes = list(layer_sizes)
+        n = parameter_count(layer_sizes)
+        self.slots = {slot: np.zeros(n, dtype) for slot in _core.optimizers()[name]["slots"]}
+
+    def __getattr__(self, name: str) -> list[NDArray[Any]]:
+        slots = self.__dict__.get("slots", {})  # while it is unpickled, the object is empty
+        slot = _SCIKIT_LEARN_SLOTS.get(name, name)
+        if slot not in slots:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        coefs, biases = views(slots[slot], self.layer_sizes)
+        return [*coefs, *biases]
+
+    def writable_slots(self, dtype: DTypeLike) -> list[NDArray[Any]]:
+        """Return the slots in the catalogue's order as ``dtype``, for the core to update in place."""
+        self.slots = {name: np.require(slot, dtype, ["C", "A", "W"]) for name, slot in self.slots.items()}
+        return list(self.slots.values())
+
+    def options(self) -> dict[str, Any]:
+        """Return the part of the core's training options that the optimizer decides."""
+        return {
+            "optimizer": self.name,
+            "hyperparameters": self.hyperparameters,
+            "learning_rate": self.learning_rate,
+            "learning_rate_init": self.learning_rate_init,
+            "schedule": self.schedule,
+            "power_t": self.power_t,
+            "t": self.t,
+        }

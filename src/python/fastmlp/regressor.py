@@ -1,0 +1,266 @@
+"""MLPRegressor: numbers in, numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import validate_data
+
+from fastmlp.estimators import OUTPUT_ACTIVATIONS, SPARSE_FORMATS, BaseMLP
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+REGRESSION_LOSSES = {loss for loss, link in OUTPUT_ACTIVATIONS.items() if link not in ("softmax", "logistic")}
+
+
+class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
+    """Multilayer perceptron for regression: scikit-learn's class with a C++ core.
+
+    With the same parameters, data and ``random_state`` it takes scikit-learn's path, up to rounding.
+
+    Parameters
+    ----------
+    loss : {"squared_error", "poisson"}, default="squared_error"
+        Half the squared error, with the outputs as they are; or half the Poisson deviance, with the exponential of the
+        outputs, for targets of 0 or more.
+    hidden_layer_sizes : int or array-like of int, default=(100,)
+        Units of each hidden layer; ``()`` for none.
+    activation : str or list of str, default="relu"
+        Activation of the hidden layers: one name, or one for each. scikit-learn's "identity", "logistic", "tanh",
+        "relu"; also "leaky_relu", "elu", "selu", "softplus", "gelu", "silu", "mish".
+    solver : {"lbfgs", "sgd", "adam"}, default="adam"
+        "sgd" and "adam" descend batch by batch, "lbfgs" (quasi-Newton) uses all rows at once.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty, which is divided by the number of rows (the sum of their weights) of a batch.
+    batch_size : int or "auto", default="auto"
+        Rows of a batch; "auto" is ``min(200, n_samples)``. Not used by "lbfgs".
+    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
+        Schedule of "sgd": constant; ``learning_rate_init / (t_ + 1) ** power_t``, changed after each epoch; or constant
+        until more than ``n_iter_no_change`` epochs bring no improvement, then a fifth of it.
+    learning_rate_init : float, default=0.001
+        First learning rate of "sgd" and "adam".
+    power_t : float, default=0.5
+        Exponent of "invscaling".
+    max_iter : int, default=200
+        Most epochs ("sgd", "adam") or iterations ("lbfgs").
+    shuffle : bool, default=True
+        Shuffle the rows before each epoch. Not used by "lbfgs".
+    random_state : int, RandomState instance or None, default=None
+        Source of initial parameters, validation split and shuffles: scikit-learn's numbers.
+    tol : float, default=1e-4
+        Training loss (or validation score) must improve by this much to count as an improvement; for "lbfgs" the
+        largest element of the gradient at which to stop.
+    verbose : bool, default=False
+        Print a line for each epoch or iteration.
+    warm_start : bool, default=False
+        ``fit`` goes on from the parameters that are there.
+    momentum : float, default=0.9
+        Momentum of "sgd".
+    nesterovs_momentum : bool, default=True
+        Use Nesterov's momentum in "sgd".
+    early_stopping : bool, default=False
+        Set ``validation_fraction`` of the rows aside, stop when the score on them (R2) does not improve, and keep
+        the parameters with the best score. Not used by "lbfgs".
+    validation_fraction : float, default=0.1
+        Share of the rows that early stopping sets aside.
+    beta_1 : float, default=0.9
+        Decay rate of the first moment of "adam".
+    beta_2 : float, default=0.999
+        Decay rate of the second moment of "adam".
+    epsilon : float, default=1e-8
+        Keeps the steps of "adam" finite.
+    n_iter_no_change : int, default=10
+        Training stops when more epochs than this in a row bring no improvement; ``np.inf`` for never.
+    max_fun : int, default=15000
+        Most evaluations of the loss by "lbfgs".
+    n_jobs : int or None, default=None
+        Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
+    dtype : {"float32", "float64"} or None, default=None
+        Numbers in which to compute. None follows the data as scikit-learn does: float32 stays, all else is float64.
+
+    Attributes
+    ----------
+    coefs_ : list of ndarray of shape (fan_in, fan_out)
+        Weights of each layer: views of one buffer. May be assigned: the next prediction or training uses them.
+    intercepts_ : list of ndarray of shape (fan_out,)
+        Biases of each layer, likewise.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had names that are all strings.
+    n_layers_ : int
+        Number of layers, input and output included.
+    n_outputs_ : int
+        Number of outputs.
+    out_activation_ : str
+        Activation of the output layer.
+    loss_ : float
+        Loss of the last epoch or iteration.
+    n_iter_ : int
+        Epochs or iterations of the last call.
+    t_ : int
+        Rows seen by "sgd" or "adam" in all calls.
+    loss_curve_ : list of float
+        Loss after each epoch of "sgd" or "adam".
+    best_loss_ : float or None
+        Smallest loss; None with early stopping.
+    validation_scores_ : list of float or None
+        With early stopping: R2 on the rows set aside, after each epoch.
+    best_validation_score_ : float or None
+        The best of them.
+
+    See Also
+    --------
+    MLPClassifier : The same for classes.
+    Network : The bare network.
+
+    References
+    ----------
+    Kingma, D. P. and Ba, J. (2014). Adam: a method for stochastic optimization. arXiv:1412.6980.
+
+    Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013). On the importance of initialization and momentum in deep
+    learning. ICML.
+
+    Examples
+    --------
+    >>> from fastmlp import MLPRegressor
+    >>> from sklearn.datasets import make_regression
+    >>> X, y = make_regression(n_samples=200, n_features=20, random_state=1)
+    >>> regressor = MLPRegressor(random_state=1, max_iter=2000, tol=0.1).fit(X, y)
+    >>> regressor.predict(X[:2]).shape
+    (2,)
+    >>> regressor.score(X, y) > 0.99
+    True
+    """
+
+    _score_name = "r2"
+    _parameter_constraints: ClassVar = {**BaseMLP._parameter_constraints, "loss": [StrOptions(REGRESSION_LOSSES)]}
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        activation: str | Sequence[str] = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        n_jobs: int | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes,
+            activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            power_t=power_t,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+            n_jobs=n_jobs,
+            dtype=dtype,
+        )
+        self.loss = loss
+
+    @available_if(lambda estimator: estimator._check_solver())  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train for one epoch, going on from what was learned before.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Finite numbers.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sample in the loss; None means 1.
+
+        Returns
+        -------
+        self : object
+            The trained estimator.
+        """
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict target values.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite numbers.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            The predicted values.
+        """
+        outputs = self._outputs(X)
+        return outputs.ravel() if outputs.shape[1] == 1 else outputs
+
+    def _validate_fit(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=SPARSE_FORMATS,
+            multi_output=True,
+            y_numeric=True,
+            dtype=self.dtype or (np.float64, np.float32),
+            reset=reset,
+        )
+        if hasattr(y, "toarray"):
+            y = y.toarray()
+        if y.dtype.kind not in "biuf":
+            raise ValueError(f"y must hold real numbers, got an array of dtype {y.dtype}")
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if y.ndim == 1:
+            y = y.reshape(-1, 1)
+        self.n_outputs_ = y.shape[1]
+        return X, y
+
+    def _first_output_activation(self) -> str:
+        return OUTPUT_ACTIVATIONS[self.loss]

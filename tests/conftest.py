@@ -1,0 +1,77 @@
+"""Fixtures that read the C++ catalogues, so that a new activation, loss or optimizer is tested without an edit here.
+
+An entry without a formula in ``reference.py`` gets one from the core itself: every test still runs for it, but where
+others are compared with NumPy it is held by the tests that need no oracle (central differences, a parabola that must
+be minimised, agreement of dtypes, lengths and instruction sets). ``test_*_has_a_formula`` names such entries.
+"""
+
+import os
+import re
+
+# Tests ask for more threads than a small machine has; waiting ones must not spin. OpenMP reads this when it is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import hypothesis
+import numpy as np
+import pytest
+import reference
+
+from fastmlp import _core
+
+hypothesis.settings.register_profile("fastmlp", deadline=None, derandomize=True, max_examples=60, database=None)
+hypothesis.settings.load_profile("fastmlp")
+
+CATALOGUES = {"activation": _core.activations(), "loss": _core.losses(), "optimizer": _core.optimizers()}
+WITHOUT_FORMULA = {
+    *(CATALOGUES["activation"].keys() - reference.ACTIVATIONS.keys()),
+    *(CATALOGUES["loss"].keys() - reference.LOSSES.keys()),
+    *(CATALOGUES["optimizer"].keys() - reference.OPTIMIZERS.keys()),
+}
+
+
+def activation_of_the_core(name):
+    return lambda z: tuple(a.reshape(z.shape) for a in _core.apply_activation(name, np.ravel(z)))
+
+
+def loss_of_the_core(name):
+    return lambda z, y, eps=None: _core.apply_loss(name, z, y)
+
+
+def optimizer_of_the_core(name):
+    return lambda *arguments: _core.apply_optimizer(name, *arguments)
+
+
+for name in WITHOUT_FORMULA & CATALOGUES["activation"].keys():
+    reference.ACTIVATIONS[name] = activation_of_the_core(name)
+for name in WITHOUT_FORMULA & CATALOGUES["loss"].keys():
+    reference.LOSSES[name] = loss_of_the_core(name)
+for name in WITHOUT_FORMULA & CATALOGUES["optimizer"].keys():
+    reference.OPTIMIZERS[name] = optimizer_of_the_core(name)
+
+
+def pytest_generate_tests(metafunc):
+    """Give tests that ask for ``activation``, ``loss``, ``optimizer`` or ``dtype`` all of them, unless they choose."""
+    chosen = str([mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")])
+    for fixture, names in {**CATALOGUES, "dtype": ["float32", "float64"]}.items():
+        if fixture in metafunc.fixturenames and fixture not in re.findall(r"\w+", chosen):
+            metafunc.parametrize(fixture, names)
+
+
+@pytest.fixture(params=_core.config()["instruction_sets"])
+def instruction_set(request):
+    """Run the test with the kernels of each instruction set that this machine has."""
+    chosen = _core.config()["instruction_set"]
+    _core.set_instruction_set(request.param)
+    yield request.param
+    _core.set_instruction_set(chosen)
+
+
+@pytest.fixture
+def has_formula():
+    """Mark a name as held by central differences only, if ``reference.py`` does not know it."""
+
+    def check(name):
+        if name in WITHOUT_FORMULA:
+            pytest.xfail(f"{name!r} has no formula in tests/reference.py: held by central differences alone")
+
+    return check
