@@ -257,7 +257,7 @@ from test_trainer import generator, new_slots, options
 mode, path = sys.argv[1:]
 for dtype in ("float32", "float64"):
     net, flat, X, y, weights = problem(300, (70, 50, 40, 10), "gelu", "log_loss", dtype)
-    engine = make_engine(_core.Network(*net), dtype, 2)
+    engine = make_engine(_core.Network(*net), np.dtype(dtype), 2)
     assert _core.config()["blas"] == mode
     results = {"layer": engine.predict(flat, X, 2), "prediction": engine.predict(flat, X[::3])}
     for name, rows in (("dense", X), ("sparse", sparse(X)[1])):

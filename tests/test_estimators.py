@@ -189,16 +189,13 @@ def test_one_training_step_with_an_activation_for_each_layer():
     np.testing.assert_allclose(after, before - 0.5 * gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_float32_on_request(dtype):
-    for estimator in ESTIMATORS:
-        for given in (np.float32, np.float64):
-            model = estimator(**QUICK, dtype=dtype).fit(X.astype(given), y)
-            assert {array.dtype for array in model.coefs_ + model.intercepts_} == {np.dtype(dtype)}
-            output = getattr(model, "predict_proba", model.predict)(X)
-            assert output.dtype == dtype
-    assert weights(estimator(**QUICK, dtype="float32").fit(X, y)) == weights(
-        estimator(**QUICK).fit(X.astype(np.float32), y)
-    )
+@pytest.mark.parametrize("given", [np.float32, np.float64])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_dtype_on_request(estimator, given, dtype):
+    model = estimator(**QUICK, dtype=dtype).fit(X.astype(given), y)
+    assert {array.dtype for array in model.coefs_ + model.intercepts_} == {np.dtype(dtype)}
+    assert getattr(model, "predict_proba", model.predict)(X).dtype == dtype
+    assert weights(model) == weights(estimator(**QUICK).fit(X.astype(given).astype(dtype), y))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

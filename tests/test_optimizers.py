@@ -29,6 +29,11 @@ def run(optimizer, hyperparameters, w, gradient, learning_rate=0.1, n_steps=1):
     return w, slots
 
 
+def noise(n, n_steps):
+    """Gradients that keep changing their direction."""
+    return np.random.RandomState(0).randn(n_steps, n)
+
+
 def test_has_a_formula(optimizer, has_formula):
     has_formula(optimizer)
     assert optimizer in reference.OPTIMIZERS
@@ -64,16 +69,15 @@ def test_zero_learning_rate_stands_still(optimizer, dtype):
 
 
 def test_state_is_kept_in_place(optimizer, dtype):
-    """A step changes every slot where it lies, reads the gradient only, and a second step depends on the state."""
-    w, g = np.ones(5, dtype), np.linspace(1, 2, 5).astype(dtype)
-    slots = new_slots(optimizer, w)
-    g.flags.writeable = False
-    _core.apply_optimizer(optimizer, defaults(optimizer), 0.1, 1, w, g, slots)
+    """Steps change every slot where it lies, only read the gradient, and depend on the steps before."""
+    w, slots = np.ones(5, dtype), new_slots(optimizer, np.ones(5, dtype))
+    forgetful = w.copy()
+    for t, g in enumerate(noise(5, 20).astype(dtype), 1):
+        g.flags.writeable = False
+        _core.apply_optimizer(optimizer, defaults(optimizer), 0.1, t, w, g, slots)
+        _core.apply_optimizer(optimizer, defaults(optimizer), 0.1, t, forgetful, g, new_slots(optimizer, w))
     assert all((slot != 0).all() for slot in slots)
-    with_state, without_state = w.copy(), w.copy()
-    _core.apply_optimizer(optimizer, defaults(optimizer), 0.1, 2, with_state, g, slots)
-    _core.apply_optimizer(optimizer, defaults(optimizer), 0.1, 2, without_state, g, new_slots(optimizer, w))
-    assert bool(slots) == (with_state != without_state).any()
+    assert bool(slots) == (w != forgetful).any()
 
 
 def test_any_length(optimizer, dtype, instruction_set):
@@ -89,12 +93,14 @@ def test_any_length(optimizer, dtype, instruction_set):
 
 def test_every_hyperparameter_has_an_effect(optimizer):
     """A setting that changes nothing is a bug. Any valid other value will do to show the effect."""
-    gradient, w = (lambda w: w - 0.3), np.linspace(-1, 1, 9)
-    usual, _ = run(optimizer, defaults(optimizer), w, gradient, n_steps=4)
+
+    def end(hyperparameters):
+        gradients = iter(noise(9, 20))
+        return run(optimizer, hyperparameters, np.linspace(-1, 1, 9), lambda _: next(gradients), n_steps=20)[0]
+
     for name, value in defaults(optimizer).items():
         other = {**defaults(optimizer), name: 1 - value if value in (0, 1) else 0.5}
-        changed, _ = run(optimizer, other, w, gradient, n_steps=4)
-        assert (changed != usual).any(), name
+        assert (end(other) != end(defaults(optimizer))).any(), name
 
 
 def test_missing_hyperparameters_take_their_default(optimizer):

@@ -48,10 +48,10 @@ struct EpochResult {
   bool interrupted = false;
 };
 
-// Asks a callback whether to stop, at most every 50 ms: it takes the GIL.
+// Asks a callback whether to stop, at most every 50 ms: it takes the GIL. One lives as long as the training.
 class Poll {
 public:
-  explicit Poll(const std::function<bool()>& ask) : ask(ask) {}
+  explicit Poll(std::function<bool()> ask) : ask(std::move(ask)) {}
   bool operator()() {
     const auto now = std::chrono::steady_clock::now();
     if (!ask || now - last < std::chrono::milliseconds(50)) return false;
@@ -60,7 +60,7 @@ public:
   }
 
 private:
-  const std::function<bool()>& ask;
+  std::function<bool()> ask;
   std::chrono::steady_clock::time_point last = std::chrono::steady_clock::now();
 };
 
@@ -77,7 +77,7 @@ public:
   // One pass over the rows `order` in batches, a step after each; `poll` is asked now and then whether to stop. A batch
   // whose weights sum to 0 says nothing and is passed over. This one is the plain path; a device may do better.
   virtual EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
-                            double alpha, Rule& rule, const std::function<bool()>& poll);
+                            double alpha, Rule& rule, Poll& poll);
 
   // The plain path, first half: weighted mean loss of the rows, L2 penalty, and the gradient of their sum (flat); all 0
   // if the weights sum to 0. `rows` may be null for the first n rows.
@@ -103,13 +103,12 @@ double sum_of_weights(const Dataset<T>& data, const std::int64_t* rows, std::int
 
 template <class T>
 EpochResult Engine<T>::epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
-                             double alpha, Rule& rule, const std::function<bool()>& poll) {
+                             double alpha, Rule& rule, Poll& poll) {
   EpochResult result;
-  Poll asks(poll);
   std::vector<T> gradient(static_cast<std::size_t>(parameter_count()));
   for (std::int64_t first = 0, number = 1; first < n; first += batch_size, ++number) {
     const std::int64_t count = std::min(batch_size, n - first);
-    if (asks()) {
+    if (poll()) {
       result.interrupted = true;
       break;
     }

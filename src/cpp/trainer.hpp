@@ -48,9 +48,9 @@ struct Split {
 };
 
 struct Hooks {
-  std::function<bool()> poll;                                    // stop now?
-  std::function<bool(std::int64_t, double, double)> after_epoch; // n_iter, loss, score; true: stop
-  std::function<void(std::int64_t, double)> rate_changed;        // n_iter, new learning rate
+  std::function<bool()> poll; // stop now?
+  // n_iter, loss, validation score or NaN, learning rate of the next epoch; true: stop
+  std::function<bool(std::int64_t, double, double, double)> after_epoch;
 };
 
 // Share of rows predicted right: the largest output for log_loss, every output on the right side of 1/2 otherwise.
@@ -113,10 +113,11 @@ public:
     std::vector<std::int64_t> order(split.train);
     if (!split.validation.empty()) keep(best);
     state.stopped = Stopped::max_iter;
+    Poll poll(hooks.poll);
     for (state.n_iter = 0; state.n_iter < options.max_iter;) {
       if (options.shuffle) shuffle(order);
       const EpochResult result =
-          engine.epoch(data, order.data(), n, options.batch_size, options.alpha, options.rule, hooks.poll);
+          engine.epoch(data, order.data(), n, options.batch_size, options.alpha, options.rule, poll);
       if (result.interrupted) {
         state.stopped = Stopped::interrupted;
         return;
@@ -131,17 +132,18 @@ public:
         options.rule.learning_rate =
             options.learning_rate_init / std::pow(double(state.n_samples_seen + 1), options.power_t);
       const double score = split.validation.empty() ? std::nan("") : state.validation_scores.back();
-      if (hooks.after_epoch && hooks.after_epoch(state.n_iter, loss, score)) {
-        state.stopped = Stopped::interrupted;
-        return;
-      }
+      bool go_on = !failed;
+      if (go_on && double(state.no_improvement_count) > options.n_iter_no_change) go_on = lower_rate(options, state);
       if (failed) {
         state.failed_epoch = state.n_iter;
         state.failed_batch = result.failed_batch;
         state.stopped = Stopped::not_finite;
+      }
+      if (hooks.after_epoch && hooks.after_epoch(state.n_iter, loss, score, options.rule.learning_rate) && go_on) {
+        state.stopped = Stopped::interrupted;
         return;
       }
-      if (double(state.no_improvement_count) > options.n_iter_no_change && !goes_on(options, state)) return;
+      if (!go_on) return;
     }
   }
 
@@ -189,20 +191,16 @@ private:
                                     : r2(network, data, split.validation, predictions.data());
   }
 
-  // No improvement for too long: lower the rate and go on, or stop.
-  bool goes_on(TrainOptions& options, TrainState& state) const {
+  // No improvement for too long: go on at a lower rate, if the schedule allows that, or say why not.
+  bool lower_rate(TrainOptions& options, TrainState& state) const {
     constexpr double lowest_rate = 1e-6;
-    if (options.schedule != Schedule::adaptive) {
-      state.stopped = Stopped::no_improvement;
-      return false;
-    }
-    if (options.rule.learning_rate <= lowest_rate) {
-      state.stopped = Stopped::learning_rate;
+    const bool adaptive = options.schedule == Schedule::adaptive;
+    if (!adaptive || options.rule.learning_rate <= lowest_rate) {
+      state.stopped = adaptive ? Stopped::learning_rate : Stopped::no_improvement;
       return false;
     }
     options.rule.learning_rate /= 5;
     state.no_improvement_count = 0;
-    if (hooks.rate_changed) hooks.rate_changed(state.n_iter, options.rule.learning_rate);
     return true;
   }
 

@@ -212,26 +212,33 @@ template <class S> FASTMLP_INLINE S log_rest(S f) {
 // (a + 4) exp(a^2 / 2) Phi(-a) for t = (a - 4) / (a + 4), a from 0 to where Phi(-a) ends
 template <class S> FASTMLP_INLINE S tail_slope(S t) {
   if constexpr (is_float<S>)
-    return polynomial(t, -0.5529922f, 0.29537582f, -0.098384276f, 0.008719985f, 0.007824393f, -0.002253895f, -0.0008491107f, 0.00031307118f, 0.00013568673f, -8.057556e-7f);
+    return polynomial(t, -0.5529922f, 0.29537582f, -0.098384276f, 0.008719985f, 0.007824393f, -0.002253895f,
+                      -0.0008491107f, 0.00031307118f, 0.00013568673f, -8.057556e-7f);
   else
-    return polynomial(t, -0.5529922235932244, 0.29537579838195877, -0.0983840664762089, 0.008721598368457737, 0.007821960718963551, -0.0022673860179115274, -0.0008436456881459611, 0.0003557610797436469, 0.000145728275846324, -0.000049400920613382966, -0.00003284011330724005, 4.000533401527328e-6, 7.46243206224225e-6, 9.632740413223781e-7, -1.3723255064034898e-6, -6.37972331930843e-7, 1.1202808750732868e-7, 1.9387782901227713e-7, 4.189292722676696e-8, -3.2208405584906855e-8, -2.0225050111647122e-8, 2.340312483750344e-10, 3.2754574060366166e-9, 7.960030703869992e-10);
+    return polynomial(t, -0.5529922235932244, 0.29537579838195877, -0.0983840664762089, 0.008721598368457737,
+                      0.007821960718963551, -0.0022673860179115274, -0.0008436456881459611, 0.0003557610797436469,
+                      0.000145728275846324, -0.000049400920613382966, -0.00003284011330724005, 4.000533401527328e-6,
+                      7.46243206224225e-6, 9.632740413223781e-7, -1.3723255064034898e-6, -6.37972331930843e-7,
+                      1.1202808750732868e-7, 1.9387782901227713e-7, 4.189292722676696e-8, -3.2208405584906855e-8,
+                      -2.0225050111647122e-8, 2.340312483750344e-10, 3.2754574060366166e-9, 7.960030703869992e-10);
 }
 
 // ---- exp and its kin --------------------------------------------------------------------------------------------
 
-// exp(x) = 2^n (1 + rest); n is the low bits of `shifted`
-template <class S> struct ExpParts {
-  S rest, shifted;
+// x = n ln 2 + r with |r| < 0.35; n is the low bits of `shifted`
+template <class S> struct Reduced {
+  S r, shifted;
 };
 
-template <class S> FASTMLP_INLINE ExpParts<S> exp_parts(S x) {
+template <class S> FASTMLP_INLINE Reduced<S> reduce(S x) {
   using N = numbers_of<S>;
   const S shifted = multiply_add(x, splat<S>(N::log2_e), splat<S>(N::integer_shift));
   const S n = shifted - splat<S>(N::integer_shift);
   const S coarse = multiply_add(n, splat<S>(-N::ln2_high), x); // exact: ln2_high has zeros at the end
-  const S r = multiply_add(n, splat<S>(-N::ln2_low), coarse);
-  return {multiply_add(r * r, exp_rest(r), r), shifted};
+  return {multiply_add(n, splat<S>(-N::ln2_low), coarse), shifted};
 }
+
+template <class S> FASTMLP_INLINE S expm1_near_0(S r) { return multiply_add(r * r, exp_rest(r), r); }
 
 // 2^n y, by adding n to the exponent; valid if y and the result are normal numbers
 template <class S> FASTMLP_INLINE S scale(S y, S shifted) {
@@ -240,17 +247,19 @@ template <class S> FASTMLP_INLINE S scale(S y, S shifted) {
 
 template <class S> FASTMLP_INLINE S exp(S x) {
   using N = numbers_of<S>;
-  const ExpParts<S> e = exp_parts(x);
-  const S y = scale(splat<S>(1) + e.rest, e.shifted);
+  const Reduced<S> e = reduce(x);
+  const S y = scale(splat<S>(1) + expm1_near_0(e.r), e.shifted);
   // adding infinity keeps NaN, whose bits `scale` may have spoiled
-  return select(x <= splat<S>(N::exp_high), select(x >= splat<S>(N::exp_low), y, splat<S>(0)), x + splat<S>(N::infinity));
+  return select(x <= splat<S>(N::exp_high), select(x >= splat<S>(N::exp_low), y, splat<S>(0)),
+                x + splat<S>(N::infinity));
 }
 
 // (exp(x) - 1) / 2 for -flat <= x <= exp_high, or NaN. Half, so that 2^(n-1) does not overflow before the result does.
 template <class S> FASTMLP_INLINE S half_expm1(S x) {
-  const ExpParts<S> e = exp_parts(x);
+  const Reduced<S> e = reduce(x);
   const S power = scale(splat<S>(0.5), e.shifted);
-  return multiply_add(power, e.rest, power - splat<S>(0.5));
+  const S linear = multiply_add(power, e.r, power - splat<S>(0.5));
+  return multiply_add(power * (e.r * e.r), exp_rest(e.r), linear);
 }
 
 template <class S> FASTMLP_INLINE S expm1(S x) {
@@ -313,18 +322,19 @@ template <class S> FASTMLP_INLINE S softplus(S x) {
 // |x| = a = g + d with g on a grid, so that g^2 is exact and exp(-g^2 / 2) accurate in the far tail.
 template <class S> struct NormalParts {
   S a, g, d;
-  ExpParts<S> e; // of exp(-g^2 / 2)
+  S expm1_r, shifted; // exp(-g^2 / 2) = 2^n (1 + expm1_r), n in `shifted` as above
 };
 
 template <class S> FASTMLP_INLINE NormalParts<S> normal_parts(S x) {
   const S a = absolute(x), shift = splat<S>(numbers_of<S>::grid_shift);
   const S g = (a + shift) - shift;
-  return {a, g, a - g, exp_parts(splat<S>(-0.5) * g * g)};
+  const Reduced<S> e = reduce(splat<S>(-0.5) * g * g);
+  return {a, g, a - g, expm1_near_0(e.r), e.shifted};
 }
 
 // 2^n y with the n of p, or 0 for a > end
 template <class S> FASTMLP_INLINE S scale_until(scalar_of<S> end, S y, const NormalParts<S>& p) {
-  y = scale(y, p.e.shifted);
+  y = scale(y, p.shifted);
   return select(p.a <= splat<S>(end), y, maximum(splat<S>(0), splat<S>(end) - p.a)); // the second is 0 or NaN
 }
 
@@ -352,7 +362,7 @@ template <class S> FASTMLP_INLINE S normal_cdf(S x) {
     const S inverse = multiply_add(t, splat<S>(-1 / 6.75), splat<S>(1 / 6.75)); // 1 / below
     low = multiply_add(rest, inverse, multiply_add(-p.d, density, at_g - at_a));
   }
-  const S tail = scale_until(numbers_of<S>::cdf_end, at_a + multiply_add(at_a, p.e.rest, low), p);
+  const S tail = scale_until(numbers_of<S>::cdf_end, at_a + multiply_add(at_a, p.expm1_r, low), p);
   return select(x > splat<S>(0), splat<S>(1) - tail, tail);
 }
 
@@ -363,7 +373,7 @@ template <class S> FASTMLP_INLINE S normal_pdf(S x) {
   const S v = multiply_add(p.d, splat<S>(-0.5), -p.g) * p.d; // -a^2 / 2 + g^2 / 2
   const S factor = polynomial(v, T(0.3989422804014327), T(0.3989422804014327), T(0.19947114020071635),
                               T(0.06649038006690544), T(0.01662259501672636));
-  return scale_until(numbers_of<S>::pdf_end, multiply_add(factor, p.e.rest, factor), p);
+  return scale_until(numbers_of<S>::pdf_end, multiply_add(factor, p.expm1_r, factor), p);
 }
 
 } // namespace fastmlp

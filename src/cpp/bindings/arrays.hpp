@@ -53,7 +53,7 @@ template <class T> Matrix<T> dense_matrix(const py::array& a, int n_columns) {
   if (a.ndim() != 2 || (n_columns >= 0 && a.shape(1) != n_columns))
     reject("X must have shape (n, " + std::to_string(n_columns) + "), got " + shape_of(a));
   const py::ssize_t item = sizeof(T);
-  if ((a.shape(1) > 1 && a.strides(1) != item) || (a.shape(0) > 1 && a.strides(0) % item != 0))
+  if (a.size() > 0 && ((a.shape(1) > 1 && a.strides(1) != item) || (a.shape(0) > 1 && a.strides(0) % item != 0)))
     reject("the rows of X must be contiguous");
   return {a.shape(0), int(a.shape(1)), static_cast<const T*>(a.data()), a.shape(0) > 1 ? a.strides(0) / item : 0,
           nullptr,    nullptr};

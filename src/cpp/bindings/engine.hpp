@@ -71,12 +71,11 @@ public:
       keep(py::error_already_set());
       return true;
     };
-    hooks.rate_changed = [this](std::int64_t n_iter, double rate) { rate_drops.emplace_back(n_iter, rate); };
     if (on_epoch.is_none()) return;
-    hooks.after_epoch = [this, on_epoch](std::int64_t n_iter, double loss, double score) {
+    hooks.after_epoch = [this, on_epoch](std::int64_t n_iter, double loss, double score, double learning_rate) {
       const py::gil_scoped_acquire gil;
       try {
-        on_epoch(n_iter, loss, score);
+        on_epoch(n_iter, loss, score, learning_rate);
         return false;
       } catch (py::error_already_set& error) {
         keep(std::move(error));
@@ -93,7 +92,6 @@ public:
   }
 
   Hooks hooks;
-  std::vector<std::pair<std::int64_t, double>> rate_drops;
 
 private:
   void keep(py::error_already_set&& e) { error = std::make_unique<py::error_already_set>(std::move(e)); }
@@ -137,8 +135,10 @@ inline TrainOptions train_options(const py::dict& d) {
   o.n_iter_no_change = option<double>(d, "n_iter_no_change");
   o.score = choice<Score>(d, "score", {"accuracy", "r2"});
   if (o.batch_size < 1 || o.max_iter < 0) reject("batch_size must be at least 1 and max_iter at least 0");
-  if (std::isnan(o.tol) || std::isnan(o.n_iter_no_change) || !(o.alpha >= 0))
-    reject("tol and n_iter_no_change must be numbers, alpha must not be negative");
+  for (const auto& [name, value] :
+       {std::pair("tol", o.tol), std::pair("n_iter_no_change", o.n_iter_no_change), std::pair("power_t", o.power_t),
+        std::pair("alpha", o.alpha), std::pair("learning_rate_init", o.learning_rate_init)})
+    if (!(value >= 0)) reject(std::string(name) + " must not be negative, got " + std::to_string(value));
   return o;
 }
 
@@ -239,7 +239,7 @@ public:
         engine.get_slots(pointers);
       }
       python.raise();
-      return report(options, state, best, python.rate_drops);
+      return report(options, state, best);
     });
   }
 
@@ -259,8 +259,7 @@ private:
   }
 
   template <class T>
-  static py::dict report(const TrainOptions& options, const TrainState& state, const std::vector<T>& best,
-                         const std::vector<std::pair<std::int64_t, double>>& rate_drops) {
+  static py::dict report(const TrainOptions& options, const TrainState& state, const std::vector<T>& best) {
     static const char* const reasons[] = {"max_iter", "no_improvement", "learning_rate", "interrupted", "not_finite"};
     py::dict d;
     d["loss_curve"] = state.loss_curve;
@@ -275,7 +274,6 @@ private:
     d["best_parameters"] =
         best.empty() ? py::object(py::none()) : py::object(py::array_t<T>(py::ssize_t(best.size()), best.data()));
     d["stopped"] = reasons[int(state.stopped)];
-    d["rate_drops"] = rate_drops;
     d["failed_epoch"] = state.failed_epoch;
     d["failed_batch"] = state.failed_batch;
     return d;

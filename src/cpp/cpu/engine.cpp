@@ -66,11 +66,10 @@ public:
   }
 
   EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
-                    double alpha, Rule& rule, const std::function<bool()>& poll) override {
+                    double alpha, Rule& rule, Poll& poll) override {
     if (std::min(n, batch_size) > max_rows) return Engine<T>::epoch(data, order, n, batch_size, alpha, rule, poll);
     const int n_threads = prepare(std::min(n, batch_size), data.X);
     EpochResult result;
-    Poll asks(poll);
     bool stop = false;
     const long long first_step = rule.t;
     parallel(n_threads, [&](int thread, int threads) {
@@ -80,7 +79,7 @@ public:
       for (std::int64_t first = 0; first < n; first += batch_size) {
         const Batch batch = batch_of(data, order, first, std::min(batch_size, n - first));
         compute_deltas(batch, thread, threads);
-        if (thread == 0 && asks()) result.interrupted = stop = true;
+        if (thread == 0 && poll()) result.interrupted = stop = true;
         barrier(threads);
         if (stop) break;
         const double weight = sum_of_weights(data, order, first, batch.rows.n);
@@ -209,7 +208,7 @@ private:
   void compute_block(const Batch& batch, int first, int count, T* scratch) {
     const int last = network.n_layers();
     for (int panel = first; panel < first + count; ++panel) {
-      gather_targets(batch, panel);
+      propagation.enter_targets(space, batch.data, batch.rows, panel);
       propagation.enter(space, batch.data.X, batch.rows, panel, panel, scratch);
     }
     for (int l = 0; l < last; ++l) {
@@ -229,19 +228,6 @@ private:
     for (int panel = first; panel < first + count; ++panel)
       kernels.panel_to_columns(space.panels[layer].data() + panel * space.panel_stride[layer], network.sizes[layer],
                                columns.data() + std::ptrdiff_t(panel) * R * R, space.column_stride);
-  }
-
-  void gather_targets(const Batch& batch, int panel) {
-    const int m = network.n_outputs();
-    const Dataset<T>& data = batch.data;
-    T* y = space.targets.data() + std::ptrdiff_t(panel) * m * R;
-    T* weights = space.weights.data() + panel * R;
-    for (int i = 0; i < R; ++i) {
-      const std::int64_t in_batch = panel * R + i;
-      const std::int64_t row = batch.rows[std::min(in_batch, batch.rows.n - 1)];
-      weights[i] = in_batch >= batch.rows.n ? T(0) : data.sample_weight ? data.sample_weight[row] : T(1);
-      for (int k = 0; k < m; ++k) y[k * R + i] = data.labels ? T(data.labels[row] == k) : data.y[row * m + k];
-    }
   }
 
   // --- phase 2 -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ namespace fastmlp {
 
 template <class T> class Propagation {
 public:
-  Propagation(const Network& network, const Kernels<T>& kernels) : kernels(kernels), R(kernels.rows) {
+  Propagation(const Network& network, const Kernels<T>& kernels)
+      : kernels(kernels), R(kernels.rows), n_outputs(network.n_outputs()) {
     for (int l = 0; l < network.n_layers(); ++l) {
       const int activation = l + 1 == network.n_layers() ? -1 : network.activations[l];
       layers.emplace_back(network.sizes[l], network.sizes[l + 1], activation, R);
@@ -29,6 +30,18 @@ public:
     kernels.gather(X.data, X.stride, rows.numbers, start, n, X.n_columns,
                    space.panels[0].data() + to * space.panel_stride[0],
                    space.columns[0].data() + std::ptrdiff_t(to) * R * R, space.column_stride);
+  }
+
+  // Targets and weights of a panel of rows; rows that are missing in the last panel weigh nothing.
+  void enter_targets(Workspace<T>& space, const Dataset<T>& data, const RowRange& rows, int panel) const {
+    T* y = space.targets.data() + std::ptrdiff_t(panel) * n_outputs * R;
+    T* weights = space.weights.data() + panel * R;
+    for (int i = 0; i < R; ++i) {
+      const std::int64_t in_batch = std::int64_t(panel) * R + i, row = rows[std::min(in_batch, rows.n - 1)];
+      weights[i] = in_batch >= rows.n ? T(0) : data.sample_weight ? data.sample_weight[row] : T(1);
+      for (int k = 0; k < n_outputs; ++k)
+        y[k * R + i] = data.labels ? T(data.labels[row] == k) : data.y[row * n_outputs + k];
+    }
   }
 
   // Units of layer l + 1 from those of l; pre-activations at the output.
@@ -78,7 +91,7 @@ private:
   }
 
   const Kernels<T>& kernels;
-  const int R;
+  const int R, n_outputs;
 };
 
 } // namespace fastmlp

@@ -36,11 +36,14 @@ def optimizers() -> dict[str, dict[str, Any]]:
 def config() -> dict[str, Any]:
     """How the core was built and what it chose on this machine."""
 
-def set_blas(sgemm: object, dgemm: object) -> None:
-    """Hand over the BLAS: two capsules of Fortran ``sgemm``/``dgemm`` pointers."""
+def set_blas(mode: str, sgemm: object, dgemm: object) -> None:
+    """Say when engines use a BLAS ("off", "auto", "on") and hand over capsules of Fortran ``sgemm`` and ``dgemm``."""
 
 def set_instruction_set(name: str) -> None:
     """Choose the kernels used by engines made from now on: a name of ``config()["instruction_sets"]``."""
+
+def fma_peak(dtype: str, n_threads: int = 1, seconds: float = 0.05) -> float:
+    """Floating-point operations per second of independent multiply-adds: the rate that no product can pass."""
 
 # --- the catalogues applied by the kernels of the chosen instruction set: what the tests compare ----------------------
 
@@ -130,7 +133,7 @@ class Engine:
         validation_rows: NDArray[np.int64] | None,
         random: MT19937,
         options: Mapping[str, Any],
-        on_epoch: Callable[[int, float, float], None] | None,
+        on_epoch: Callable[[int, float, float, float], None] | None,
     ) -> dict[str, Any]:
         """Whole epochs: shuffles, batches, steps, stopping rules. ``parameters`` and ``slots`` are updated in place.
 
@@ -142,13 +145,14 @@ class Engine:
         scikit-learn), alpha, batch_size, max_iter, shuffle (bool), tol, n_iter_no_change (float, may be inf),
         no_improvement_count, best_loss, best_validation_score, score ("accuracy" | "r2").
 
-        ``on_epoch(n_iter, loss, validation_score or NaN)`` is called after each epoch with the GIL held.
+        ``on_epoch(n_iter, loss, validation_score or NaN, learning_rate)`` is called after each epoch with the GIL held;
+        the learning rate is that of the next epoch.
 
         Returns
         -------
         dict
             loss_curve (list of float), validation_scores (list of float), n_iter, t, n_samples_seen, learning_rate,
             no_improvement_count, best_loss, best_validation_score, best_parameters (array or None),
-            stopped ("max_iter" | "no_improvement" | "learning_rate" | "interrupted" | "not_finite" | "exception"),
-            rate_drops (list of (n_iter, new learning rate)), failed_epoch, failed_batch (1-based, 0 when finite).
+            stopped ("max_iter" | "no_improvement" | "learning_rate" | "interrupted" | "not_finite"),
+            failed_epoch, failed_batch (1-based, 0 when finite).
         """

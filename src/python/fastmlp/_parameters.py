@@ -39,7 +39,7 @@ def layer_sizes(coefs: Sequence[Any], intercepts: Sequence[Any]) -> list[int]:
     Raises
     ------
     ValueError
-        If the shapes do not belong to one network.
+        If the shapes do not belong to one network, or if an array does not hold real numbers.
     """
     if len(coefs) != len(intercepts) or not coefs:
         raise ValueError(
@@ -55,7 +55,15 @@ def layer_sizes(coefs: Sequence[Any], intercepts: Sequence[Any]) -> list[int]:
         if np.shape(intercept) != shape[1:]:
             raise ValueError(f"intercepts_[{layer}] must have shape ({shape[1]},), got {np.shape(intercept)}")
         sizes.append(shape[1])
+        for name, array in (("coefs_", coef), ("intercepts_", intercept)):
+            if np.asarray(array).dtype.kind not in "biuf":
+                raise ValueError(f"{name}[{layer}] must hold real numbers, got dtype {np.asarray(array).dtype}")
     return sizes
+
+
+def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the dtype in which the core computes with numbers of ``dtype``: float32 stays, all else is float64."""
+    return np.dtype(np.float32 if np.dtype(dtype) == np.float32 else np.float64)
 
 
 def glorot_uniform(
@@ -93,35 +101,35 @@ class FlatParameters:
     coefs_: list[Any]
     intercepts_: list[Any]
 
-    def _set_parameters(self, flat: NDArray[Any], sizes: Sequence[int]) -> None:
+    def _set_parameters(self, flat: NDArray[Any], sizes: list[int]) -> None:
         """Make ``coefs_`` and ``intercepts_`` views of ``flat``."""
         self.coefs_, self.intercepts_ = views(flat, sizes)
-        self._flat: tuple[NDArray[Any], list[Any]] = flat, [*self.coefs_, *self.intercepts_]
+        self._flat: tuple[NDArray[Any], list[int], list[Any]] = flat, sizes, [*self.coefs_, *self.intercepts_]
 
-    def _parameters(self, dtype: DTypeLike) -> NDArray[Any]:
-        """Return all parameters flat: without a copy while the lists hold the views that ``_set_parameters`` made."""
+    def _parameters(self) -> tuple[NDArray[Any], list[int]]:
+        """Return all parameters flat, and the layer sizes: no copy while the lists hold ``_set_parameters``' views."""
         arrays = [*self.coefs_, *self.intercepts_]
         if hasattr(self, "_flat"):
-            flat, made = self._flat
+            flat, sizes, made = self._flat
             if len(arrays) == len(made) and all(map(operator.is_, arrays, made)):
-                return np.asarray(flat, dtype)
-        return np.concatenate([np.ravel(array) for array in arrays], dtype=dtype, casting="same_kind")
+                return flat, sizes
+        sizes = layer_sizes(self.coefs_, self.intercepts_)
+        return np.concatenate([np.ravel(array) for array in arrays]), sizes
 
-    def _own_parameters(self, sizes: list[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Return the buffer, of which ``coefs_`` and ``intercepts_`` are views from now on, to be trained in place."""
-        if (given := layer_sizes(self.coefs_, self.intercepts_)) != sizes:
+    def _own_parameters(self, sizes: list[int], dtype: str | None) -> NDArray[Any]:
+        """Return the buffer, of which ``coefs_`` and ``intercepts_`` are views from now on, to be trained in place.
+
+        Without a ``dtype`` it is float32 if all parameters are, else float64.
+        """
+        flat, given = self._parameters()
+        if given != sizes:
             raise ValueError(
                 f"coefs_ and intercepts_ belong to layers of {given} units, "
                 f"but hidden_layer_sizes and the data need {sizes}"
             )
-        flat = self._parameters(dtype)
+        flat = flat.astype(dtype or float_dtype(flat.dtype), copy=False)
         self._set_parameters(flat, sizes)
         return flat
-
-    def _parameter_dtype(self) -> np.dtype[Any]:
-        """The dtype in which training goes on: float32 if all parameters are."""
-        single = all(np.asarray(array).dtype == np.float32 for array in [*self.coefs_, *self.intercepts_])
-        return np.dtype(np.float32 if single else np.float64)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[misc]
@@ -130,4 +138,4 @@ class FlatParameters:
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[misc]
         if hasattr(self, "coefs_"):
-            self._set_parameters(self._parameters(self._parameter_dtype()), layer_sizes(self.coefs_, self.intercepts_))
+            self._set_parameters(*self._parameters())

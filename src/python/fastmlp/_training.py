@@ -88,31 +88,41 @@ def batch_rows(batch_size: int | str, n_rows: int) -> int:
     return min(int(batch_size), n_rows)
 
 
-def report_epochs(verbose: bool, early_stopping: bool, listener: OnEpoch | None) -> OnEpoch | None:
+def report_epochs(
+    options: dict[str, Any], early_stopping: bool, verbose: bool, listener: OnEpoch | None
+) -> Callable[[int, float, float, float], None] | None:
     """Return what the core calls after each epoch: the ``listener``, and with ``verbose`` scikit-learn's lines."""
-    if not verbose:
-        return listener
+    if not verbose and listener is None:
+        return None
+    rate = options["learning_rate"] if options["schedule"] == "adaptive" else -math.inf
 
-    def on_epoch(n_iter: int, loss: float, score: float) -> None:
-        print(f"Iteration {n_iter}, loss = {loss:.8f}")
-        if early_stopping:
-            print(f"Validation score: {score:f}")
+    def on_epoch(n_iter: int, loss: float, score: float, learning_rate: float) -> None:
+        nonlocal rate
+        if verbose:
+            print(f"Iteration {n_iter}, loss = {loss:.8f}")
+            if early_stopping:
+                print(f"Validation score: {score:f}")
+            if learning_rate < rate:
+                rate = learning_rate
+                print(f"{_impatience(options, early_stopping)} Setting learning rate to {rate:f}")
         if listener is not None:
             listener(n_iter, loss, score)
 
     return on_epoch
 
 
-def print_stop(outcome: dict[str, Any], early_stopping: bool, tol: float, n_iter_no_change: float) -> None:
-    """Print why and when the learning rate fell or training stopped."""
+def print_stop(stopped: str, options: dict[str, Any], early_stopping: bool) -> None:
+    """Print why training stopped, if a rule stopped it."""
+    if stopped == "no_improvement":
+        print(f"{_impatience(options, early_stopping)} Stopping.")
+    elif stopped == "learning_rate":
+        print(f"{_impatience(options, early_stopping)} Learning rate too small. Stopping.")
+
+
+def _impatience(options: dict[str, Any], early_stopping: bool) -> str:
     what = "Validation score" if early_stopping else "Training loss"
-    because = f"{what} did not improve more than tol={tol:f} for {n_iter_no_change:.0f} consecutive epochs."
-    for _, learning_rate in outcome["rate_drops"]:
-        print(f"{because} Setting learning rate to {learning_rate:f}")
-    if outcome["stopped"] == "no_improvement":
-        print(f"{because} Stopping.")
-    elif outcome["stopped"] == "learning_rate":
-        print(f"{because} Learning rate too small. Stopping.")
+    tol, n_epochs = options["tol"], options["n_iter_no_change"]
+    return f"{what} did not improve more than tol={tol:f} for {n_epochs:.0f} consecutive epochs."
 
 
 def conclude(outcome: dict[str, Any], parameters: NDArray[Any], early_stopping: bool, max_iter: int | None) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 ACTIVATIONS = tuple(_core.activations())
+MOST_UNITS = 2**30  # of a layer: the core counts with 32-bit integers
 
 
 def name_among(given: object, allowed: Collection[str], what: str) -> str:
@@ -39,6 +40,8 @@ def unit_counts(given: Any, name: str) -> list[int]:
         raise ValueError(f"{name} must hold integers, got {given!r}.") from None
     if any(count <= 0 for count in counts):
         raise ValueError(f"{name} must be > 0, got {sizes}.")
+    if any(count > MOST_UNITS for count in counts):
+        raise ValueError(f"{name} must be at most {MOST_UNITS}, got {sizes}.")
     return counts
 
 

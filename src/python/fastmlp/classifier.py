@@ -30,8 +30,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     hidden_layer_sizes : int or array-like of int, default=(100,)
         Units of each hidden layer; ``()`` for none.
     activation : str or list of str, default="relu"
-        Activation of the hidden layers: one name, or one for each. scikit-learn's "identity", "logistic", "tanh",
-        "relu"; also "leaky_relu", "elu", "selu", "softplus", "gelu", "silu", "mish".
+        Activation of the hidden layers: one name, or one for each. scikit-learn's ``identity``, ``logistic``, ``tanh``
+        and ``relu``, and more, such as ``gelu``: an unknown name is answered by all valid ones.
     solver : {"lbfgs", "sgd", "adam"}, default="adam"
         "sgd" and "adam" descend batch by batch, "lbfgs" (quasi-Newton) uses all rows at once.
     alpha : float, default=0.0001
@@ -122,10 +122,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     References
     ----------
-    Kingma, D. P. and Ba, J. (2014). Adam: a method for stochastic optimization. arXiv:1412.6980.
+    Kingma, D. P. and Ba, J. (2014), for "adam". arXiv:1412.6980.
 
-    Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013). On the importance of initialization and momentum in deep
-    learning. ICML.
+    Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), for "sgd". On the importance of initialization and
+    momentum in deep learning. ICML.
 
     Examples
     --------

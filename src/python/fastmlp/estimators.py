@@ -20,7 +20,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp import _core
 from fastmlp._engine import make_engine
-from fastmlp._parameters import FlatParameters, glorot_uniform, layer_sizes
+from fastmlp._parameters import FlatParameters, float_dtype, glorot_uniform
 from fastmlp._training import (
     NOT_FINITE,
     Data,
@@ -174,10 +174,13 @@ class BaseMLP(FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         self._random_state = check_random_state(self.random_state)
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
+            self.out_activation_ = self._first_output_activation()
+        network = _core.Network(sizes, activations, self._core_loss())  # refuses sizes that no machine can hold
+        if first_pass:
             self._initialize(sizes, X.dtype)
-        parameters = self._own_parameters(sizes, self.dtype or self._parameter_dtype())
+        parameters = self._own_parameters(sizes, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
-        engine = make_engine(_core.Network(sizes, activations, self._core_loss()), dtype, self.n_jobs)
+        engine = make_engine(network, dtype, self.n_jobs)
         data = Data(
             core_matrix(X, dtype),
             y if y.ndim == 1 else core_array(y, dtype),
@@ -219,7 +222,6 @@ class BaseMLP(FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         self.n_iter_ = 0
         self.t_ = 0
         self.n_layers_ = len(sizes)
-        self.out_activation_ = self._first_output_activation()
         self._set_parameters(glorot_uniform(sizes, self.activation, self._random_state, dtype), sizes)
         if self.solver != "lbfgs":
             self._start_records()
@@ -253,6 +255,8 @@ class BaseMLP(FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
             stratify = self._stratify(data.y)
             rows, validation_rows = split_rows(data.n_rows, self.validation_fraction, stratify, self._random_state)
         batch_size = batch_rows(self.batch_size, data.n_rows if rows is None else len(rows))
+        options = self._training_options(batch_size, 1 if incremental else self.max_iter)
+        verbose, listener = bool(self.verbose), getattr(self, "_on_epoch", None)
         with shuffles_of(self._random_state) as stream:
             outcome = engine.train(
                 parameters,
@@ -263,12 +267,12 @@ class BaseMLP(FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
                 rows,
                 validation_rows,
                 stream,
-                self._training_options(batch_size, 1 if incremental else self.max_iter),
-                report_epochs(bool(self.verbose), self.early_stopping, getattr(self, "_on_epoch", None)),
+                options,
+                report_epochs(options, self.early_stopping, verbose, listener),
             )
         self._record(outcome)
-        if self.verbose:
-            print_stop(outcome, self.early_stopping, self.tol, self.n_iter_no_change)
+        if verbose:
+            print_stop(outcome["stopped"], options, self.early_stopping)
         conclude(outcome, parameters, self.early_stopping, None if incremental else self.max_iter)
 
     def _new_optimizer(self, sizes: list[int], dtype: DTypeLike) -> OptimizerState:
@@ -331,15 +335,12 @@ class BaseMLP(FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         check_is_fitted(self)
         if not self._is_plain(X):
             X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
-        sizes = layer_sizes(self.coefs_, self.intercepts_)
+        flat, sizes = self._parameters()
         if sizes[0] != X.shape[1]:
             raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
-        dtype = np.dtype(self.dtype or np.result_type(X.dtype, *self.coefs_))
-        if dtype != np.float32:
-            dtype = np.dtype(np.float64)
+        dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
         network = _core.Network(sizes, hidden_activations(self.activation, len(sizes) - 2), self._core_loss())
-        engine = make_engine(network, dtype, self.n_jobs)
-        return engine.predict(self._parameters(dtype), core_matrix(X, dtype))
+        return make_engine(network, dtype, self.n_jobs).predict(core_array(flat, dtype), core_matrix(X, dtype))
 
     def _is_plain(self, X: Any) -> bool:
         """Whether X is what validation would return unchanged: seen at a glance, which halves the time of one row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -27,10 +28,11 @@ class Network:
     layer_sizes : sequence of int
         Units of each layer, input first, output last.
     activation : str or sequence of str, default="logistic"
-        Activation of the hidden layers: one name, or one for each hidden layer. All names: ``_core.activations()``.
+        Activation of the hidden layers: one name, or one for each. An unknown name is answered by all
+        valid ones.
     loss : str, default="binary_log_loss"
-        The loss; it owns the output activation. "binary_log_loss" has logistic outputs, "log_loss" softmax,
-        "squared_error" the identity, "poisson" the exponential function.
+        The loss; it owns the output activation. ``binary_log_loss`` has logistic outputs, ``log_loss`` softmax,
+        ``squared_error`` the identity, ``poisson`` the exponential function.
     dtype : {"float64", "float32"}, default="float64"
         Numbers in which everything is stored and computed.
     random_state : int, RandomState, Generator or None, default=None
@@ -260,10 +262,10 @@ class Network:
     def _evaluate(self, X: Any, y: Any, sample_weight: Any, alpha: float) -> tuple[float, NDArray[Any]]:
         rows, single = self._rows(X)
         n_rows = len(rows)
-        if n_rows == 0 or not alpha >= 0:
-            raise ValueError(
-                f"X must hold at least one row and alpha be 0 or more, got {n_rows} rows and alpha={alpha}"
-            )
+        if n_rows == 0:
+            raise ValueError(f"X must hold at least one row, got shape {rows.shape}")
+        if not 0 <= alpha < math.inf:
+            raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha!r}")
         targets = self._targets(y, n_rows, single)
         if sample_weight is not None:
             sample_weight = real_array(sample_weight, "sample_weight", self.dtype)

@@ -28,14 +28,14 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
     Parameters
     ----------
-    loss : {"squared_error", "poisson"}, default="squared_error"
-        Half the squared error, with the outputs as they are; or half the Poisson deviance, with the exponential of the
-        outputs, for targets of 0 or more.
+    loss : str, default="squared_error"
+        ``squared_error``: half the squared error, with the outputs as they are; ``poisson``: half the deviance of
+        counts, with the exponential of the outputs, for targets of 0 or more.
     hidden_layer_sizes : int or array-like of int, default=(100,)
         Units of each hidden layer; ``()`` for none.
     activation : str or list of str, default="relu"
-        Activation of the hidden layers: one name, or one for each. scikit-learn's "identity", "logistic", "tanh",
-        "relu"; also "leaky_relu", "elu", "selu", "softplus", "gelu", "silu", "mish".
+        Activation of the hidden layers: one name, or one for each. scikit-learn's ``identity``, ``logistic``, ``tanh``
+        and ``relu``, and more, such as ``gelu``: an unknown name is answered by all valid ones.
     solver : {"lbfgs", "sgd", "adam"}, default="adam"
         "sgd" and "adam" descend batch by batch, "lbfgs" (quasi-Newton) uses all rows at once.
     alpha : float, default=0.0001
@@ -124,10 +124,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
     References
     ----------
-    Kingma, D. P. and Ba, J. (2014). Adam: a method for stochastic optimization. arXiv:1412.6980.
+    Kingma, D. P. and Ba, J. (2014), for "adam". arXiv:1412.6980.
 
-    Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013). On the importance of initialization and momentum in deep
-    learning. ICML.
+    Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), for "sgd". On the importance of initialization and
+    momentum in deep learning. ICML.
 
     Examples
     --------
