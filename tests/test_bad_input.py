@@ -156,6 +156,7 @@ BAD_WEIGHTS = {
     "NaN": (np.where(y == 1, np.nan, 1), "Input sample_weight contains NaN"),
     "infinity": (np.where(y == 1, np.inf, 1), "Input sample_weight contains infinity"),
     "all zero": (np.zeros(50), "Sample weights must contain at least one non-zero number"),
+    "sum to zero": (np.where(np.arange(50) % 2, 1.0, -1.0), "Sample weights must not sum to 0"),
     "a column": (np.ones((50, 1)), "Sample weights must be 1D array or scalar"),
     "text": (["a"] * 50, "could not convert string to float"),
     "complex": (np.ones(50) + 1j, "Complex data not supported"),

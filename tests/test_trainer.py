@@ -204,7 +204,7 @@ def test_adaptive_rate_drops_until_it_is_too_small():
     expected = [0.01 / 5 ** (n // 2) for n in range(len(rates) - 1)]
     np.testing.assert_allclose(rates, [*expected, expected[-1]], rtol=1e-12)
     assert report["stopped"] == "learning_rate"
-    assert report["learning_rate"] == rates[-1] <= 1e-6 < rates[-3]
+    assert report["learning_rate"] == rates[-1] <= 1e-6 < rates[-4]
 
 
 # --- when to stop ---------------------------------------------------------------------------------------------------

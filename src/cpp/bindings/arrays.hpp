@@ -18,6 +18,14 @@ namespace fastmlp {
 
 [[noreturn]] inline void reject(const std::string& what) { throw py::value_error(what); }
 
+// An array as it is: a list would be converted to an array that nobody keeps alive.
+inline py::array array_argument(const py::handle& object, const char* name) {
+  if (!py::isinstance<py::array>(object))
+    throw py::type_error(std::string(name) + " must be an array, got " +
+                         py::repr(py::type::handle_of(object)).cast<std::string>());
+  return py::reinterpret_borrow<py::array>(object);
+}
+
 inline std::string shape_of(const py::array& a) { return py::str(a.attr("shape")); }
 
 template <class T> void require_dtype(const py::array& a, const char* name) {
@@ -61,10 +69,10 @@ template <class T> Matrix<T> dense_matrix(const py::array& a, int n_columns) {
 
 template <class T> Matrix<T> sparse_matrix(const py::tuple& csr, int n_columns) {
   if (csr.size() != 4) reject("a sparse X must be a tuple (data, indices, indptr, n_columns)");
-  const py::array data = csr[0], indices = csr[1], indptr = csr[2];
-  const std::int64_t columns = csr[3].cast<std::int64_t>();
-  if (columns != n_columns)
-    reject("X must have " + std::to_string(n_columns) + " columns, got " + std::to_string(columns));
+  const py::array data = array_argument(csr[0], "data of X"), indices = array_argument(csr[1], "indices of X"),
+                  indptr = array_argument(csr[2], "indptr of X");
+  if (!py::isinstance<py::int_>(csr[3]) || !csr[3].attr("__eq__")(n_columns).cast<bool>())
+    reject("X must have " + std::to_string(n_columns) + " columns, got " + py::repr(csr[3]).cast<std::string>());
   Matrix<T> X;
   X.n_columns = n_columns;
   X.data = input<T>(data, "data of X", {-1});
@@ -82,7 +90,7 @@ template <class T> Matrix<T> sparse_matrix(const py::tuple& csr, int n_columns) 
 
 template <class T> Matrix<T> matrix(const py::object& X, int n_columns) {
   if (py::isinstance<py::tuple>(X)) return sparse_matrix<T>(X, n_columns);
-  if (py::isinstance<py::array>(X)) return dense_matrix<T>(X, n_columns);
+  if (py::isinstance<py::array>(X)) return dense_matrix<T>(py::reinterpret_borrow<py::array>(X), n_columns);
   throw py::type_error("X must be an array or a tuple (data, indices, indptr, n_columns)");
 }
 
@@ -108,7 +116,8 @@ Dataset<T> dataset(const Network& network, const py::object& X, const py::array&
                  py::str(py::float_(double(data.y[i]))).cast<std::string>());
     });
   }
-  if (!sample_weight.is_none()) data.sample_weight = input<T>(sample_weight.cast<py::array>(), "sample_weight", {n});
+  if (!sample_weight.is_none())
+    data.sample_weight = input<T>(array_argument(sample_weight, "sample_weight"), "sample_weight", {n});
   return data;
 }
 
@@ -121,7 +130,7 @@ inline std::vector<std::int64_t> row_numbers(const py::object& rows, const char*
     std::iota(numbers.begin(), numbers.end(), 0);
     return numbers;
   }
-  const py::array a = rows.cast<py::array>();
+  const py::array a = array_argument(rows, name);
   const std::int64_t* p = input<std::int64_t>(a, name, {-1});
   numbers.assign(p, p + a.shape(0));
   for (std::int64_t row : numbers)

@@ -22,7 +22,8 @@ py::dict activation_catalog() {
 py::dict loss_catalog() {
   py::dict d;
   Losses::for_each([&](auto l) {
-    d[l.name] = py::dict(py::arg("formula") = l.formula, py::arg("link") = l.link_name, py::arg("domain") = l.domain);
+    d[l.name] = py::dict(py::arg("formula") = l.formula, py::arg("link") = l.link_name, py::arg("domain") = l.domain,
+                         py::arg("mean_over_outputs") = l.mean_over_outputs);
   });
   return d;
 }

@@ -28,7 +28,11 @@ def activations() -> dict[str, dict[str, Any]]:
     """Name -> {"formula": str}."""
 
 def losses() -> dict[str, dict[str, Any]]:
-    """Name -> {"formula": str, "link": output activation, "domain": str of the valid targets}."""
+    """Name -> {"formula": str, "link": output activation, "domain": str of the valid targets, "mean_over_outputs": bool}.
+
+    With ``mean_over_outputs`` the loss that `Engine.train` reports is divided by the number of outputs, as in
+    scikit-learn; gradients and `Engine.loss_and_gradient` are always those of the sum.
+    """
 
 def optimizers() -> dict[str, dict[str, Any]]:
     """Name -> {"formula": str, "hyperparameters": {name: default}, "slots": [state names]}."""

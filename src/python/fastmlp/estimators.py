@@ -171,6 +171,8 @@ class BaseMLP(FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
             sample_weight = _check_sample_weight(sample_weight, X)
             if not sample_weight.any():  # scikit-learn before 1.9 lets it pass
                 raise ValueError("Sample weights must contain at least one non-zero number.")
+            if sample_weight.sum() == 0:
+                raise ValueError("Sample weights must not sum to 0: the loss is divided by their sum.")
         self._random_state = check_random_state(self.random_state)
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
@@ -232,8 +234,7 @@ class BaseMLP(FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
             parameters,
             data,
             alpha=self.alpha,
-            # scikit-learn reports the squared error as the mean over outputs; its gradient is that of the sum
-            loss_share=self.n_outputs_ if self._core_loss() == "squared_error" else 1,
+            loss_share=self.n_outputs_ if _core.losses()[self._core_loss()]["mean_over_outputs"] else 1,
             max_iter=self.max_iter,
             max_fun=self.max_fun,
             tol=self.tol,
