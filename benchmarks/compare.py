@@ -125,8 +125,8 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         heads += [f"fastmlp, threads: {result['machine']['n_threads']}", "scikit-learn", "times as fast", "of peak"]
     lines = [
         f"{facts['processor']}, {facts['n_cpus']} cores; {chosen}; {', '.join(versions)}.",
-        "Milliseconds of one fit with Adam: medians of alternating pairs, in brackets the lowest and the highest ratio of",
-        "a pair. The last column of each number of threads is fastmlp's share of the measured FMA peak.",
+        "Milliseconds of one fit with Adam: medians of alternating pairs, in brackets the lowest and the highest ratio",
+        "of a pair. The last column of each number of threads is fastmlp's share of the measured FMA peak.",
         "",
         f"| {' | '.join(heads)} |",
         "|---|---|" + "---:|" * (len(heads) - 2),

@@ -28,7 +28,7 @@ def activations() -> dict[str, dict[str, Any]]:
     """Name -> {"formula": str}."""
 
 def losses() -> dict[str, dict[str, Any]]:
-    """Name -> {"formula": str, "link": output activation, "domain": str of the valid targets, "mean_over_outputs": bool}.
+    """Name -> {"formula": str, "link": output activation, "domain": valid targets, "mean_over_outputs": bool}.
 
     With ``mean_over_outputs`` the loss that `Engine.train` reports is divided by the number of outputs, as in
     scikit-learn; gradients and `Engine.loss_and_gradient` are always those of the sum.
@@ -49,7 +49,7 @@ def set_instruction_set(name: str) -> None:
 def fma_peak(dtype: str, n_threads: int = 1, seconds: float = 0.05) -> float:
     """Floating-point operations per second of independent multiply-adds: the rate that no product can pass."""
 
-# --- the catalogues applied by the kernels of the chosen instruction set: what the tests compare ----------------------
+# --- the catalogues applied by the kernels of the chosen instruction set: what the tests compare --------------------
 
 def apply_activation(name: str, z: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Value and slope of an activation at each element of ``z`` (any length, 1-D)."""
@@ -68,7 +68,7 @@ def apply_optimizer(
 ) -> None:
     """One update in place of ``parameters`` and ``slots`` (1-D, equal lengths); ``t`` counts from 1."""
 
-# --- random numbers ---------------------------------------------------------------------------------------------------
+# --- random numbers -------------------------------------------------------------------------------------------------
 
 class MT19937:
     """NumPy's legacy generator: the same shuffles as ``numpy.random.RandomState``."""
@@ -78,7 +78,7 @@ class MT19937:
     @property
     def state(self) -> tuple[NDArray[np.uint32], int]: ...
 
-# --- the network: plain data --------------------------------------------------------------------------------------------
+# --- the network: plain data ----------------------------------------------------------------------------------------
 
 class Network:
     """What a network is: layer sizes, hidden activations, loss (which owns the output activation)."""
@@ -97,7 +97,7 @@ class Network:
     @property
     def intercept_offsets(self) -> list[int]: ...
 
-# --- the engine: what a device can do for a network ---------------------------------------------------------------------
+# --- the engine: what a device can do for a network -----------------------------------------------------------------
 
 class Engine:
     """Buffers, threads and kernels for one network in one dtype. Reusable; one call at a time.
