@@ -45,6 +45,8 @@ for name in WITHOUT_FORMULA & CATALOGUES["activation"].keys():
     reference.ACTIVATIONS[name] = activation_of_the_core(name)
 for name in WITHOUT_FORMULA & CATALOGUES["loss"].keys():
     reference.LOSSES[name] = loss_of_the_core(name)
+    if CATALOGUES["loss"][name]["mean_over_outputs"]:
+        reference.MEAN_OVER_OUTPUTS.add(name)
 for name in WITHOUT_FORMULA & CATALOGUES["optimizer"].keys():
     reference.OPTIMIZERS[name] = optimizer_of_the_core(name)
 

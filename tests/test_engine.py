@@ -247,6 +247,24 @@ def test_one_spoiled_row_spoils_no_other(dtype, instruction_set):
     np.testing.assert_array_equal(np.delete(spoiled, 11, axis=0), np.delete(clean, 11, axis=0))
 
 
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+def test_instruction_sets(instruction_set):
+    assert _core.config()["instruction_set"] == instruction_set
+    with pytest.raises(ValueError, match="nope") as error:
+        _core.set_instruction_set("nope")
+    assert all(name in str(error.value) for name in _core.config()["instruction_sets"])
+    assert _core.config()["instruction_set"] == instruction_set
+
+
+def test_rate_of_multiply_adds(dtype, instruction_set):
+    assert _core.fma_peak(dtype, 2, 0.001) > 1e6
+    for arguments in (("float16", 1, 0.001), (dtype, 1, 0.0), (dtype, 1, np.nan), (dtype, 1, 1e9)):
+        with pytest.raises(ValueError, match=r"dtype|seconds"):
+            _core.fma_peak(*arguments)
+
+
 BOTH_WAYS = """
 import sys
 import numpy as np

@@ -147,6 +147,7 @@ def test_mismatched_arrays():
         _core.apply_loss("squared_error", np.zeros((2, 3)), np.zeros((2, 3), np.float32))
 
 
-def test_catalogue_tells_link_and_domain():
+def test_catalogue_tells_what_a_loss_is():
     assert _core.losses().keys() >= {"log_loss", "binary_log_loss", "squared_error", "poisson"}
+    assert {name for name, entry in _core.losses().items() if entry["mean_over_outputs"]} == reference.MEAN_OVER_OUTPUTS
     assert all(entry[key].strip() for entry in _core.losses().values() for key in ("formula", "link", "domain"))

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import reference
-from conftest import WITHOUT_FORMULA
 from sklearn.metrics import accuracy_score, r2_score
 from test_engine import TOLERANCE, double, engine_of, problem
 
@@ -11,8 +10,7 @@ from fastmlp import _core
 
 
 def training_problem(loss="log_loss", dtype="float64", n=53):
-    """A small net. A loss without formula gets one output: its curve may be the mean or the sum over outputs."""
-    net, *arrays = problem(n, (6, 9, 5, 1 if loss in WITHOUT_FORMULA else 3), "tanh", loss, dtype)
+    net, *arrays = problem(n, (6, 9, 5, 3), "tanh", loss, dtype)
     return net._replace(activations=("tanh", "relu")), *arrays
 
 
@@ -287,6 +285,18 @@ def test_an_exception_of_the_callback_reaches_the_caller():
 
     with pytest.raises(RuntimeError, match="enough"):
         fit(net, flat, X, y, on_epoch=give_up)
+
+
+def test_ctrl_c_keeps_what_was_learned():
+    net, flat, X, y, _ = training_problem()
+
+    def press_ctrl_c(n_iter, *_):
+        if n_iter == 2:
+            raise KeyboardInterrupt
+
+    trained, report, _ = fit(net, flat, X, y, max_iter=9, on_epoch=press_ctrl_c)
+    assert (report["stopped"], report["n_iter"]) == ("interrupted", 2)
+    np.testing.assert_array_equal(trained, fit(net, flat, X, y, max_iter=2)[0])
 
 
 # --- options that are refused ---------------------------------------------------------------------------------------

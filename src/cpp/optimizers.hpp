@@ -24,6 +24,9 @@ struct Hyperparameter {
   double default_value, low, high;
 };
 
+constexpr double below_one = 1 - std::numeric_limits<double>::epsilon() / 2; // the ends of half-open ranges
+constexpr double above_zero = std::numeric_limits<double>::min();
+
 // Momentum as in Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning".
 struct Sgd {
   static constexpr const char* name = "sgd";
@@ -49,7 +52,9 @@ struct Adam {
   static constexpr const char* formula = "m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g^2; "
                                          "w -= rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)";
   static constexpr Hyperparameter hyperparameters[] = {
-      {"beta_1", 0.9, 0, 1}, {"beta_2", 0.999, 0, 1}, {"epsilon", 1e-8, 0, std::numeric_limits<double>::max()}};
+      {"beta_1", 0.9, 0, below_one},
+      {"beta_2", 0.999, 0, below_one},
+      {"epsilon", 1e-8, above_zero, std::numeric_limits<double>::max()}};
   static constexpr const char* slots[] = {"m", "v"};
 
   static void prepare(const double* h, double rate, long long t, double* c) {

@@ -17,7 +17,7 @@ public:
   int position = size; // next word to hand out; `size` means that the state must be renewed first
 
   std::uint32_t next() {
-    if (position == size) renew();
+    if (position >= size) renew();
     std::uint32_t y = key[position++];
     y ^= y >> 11;
     y ^= (y << 7) & 0x9d2c5680u;

@@ -18,6 +18,16 @@ namespace fastmlp {
 
 [[noreturn]] inline void reject(const std::string& what) { throw py::value_error(what); }
 
+inline std::string number(double x) { return py::str(py::float_(x)); } // all its digits, as Python prints it
+
+// Counters go up to where a double still tells neighbours apart, so that counting on cannot overflow.
+inline std::int64_t counter(std::int64_t x, const char* name, std::int64_t lowest) {
+  constexpr std::int64_t highest = std::int64_t(1) << 53;
+  if (x < lowest || x > highest)
+    reject(std::string(name) + " must be between " + std::to_string(lowest) + " and 2**53, got " + std::to_string(x));
+  return x;
+}
+
 // An array as it is: a list would be converted to an array that nobody keeps alive.
 inline py::array array_argument(const py::handle& object, const char* name) {
   if (!py::isinstance<py::array>(object))
@@ -113,7 +123,7 @@ Dataset<T> dataset(const Network& network, const py::object& X, const py::array&
       for (std::int64_t i = 0; i < n * m; ++i)
         if (!loss.valid(double(data.y[i])))
           reject(std::string("targets of the loss '") + loss.name + "' must be " + loss.domain + ", got " +
-                 py::str(py::float_(double(data.y[i]))).cast<std::string>());
+                 number(double(data.y[i])));
     });
   }
   if (!sample_weight.is_none())

@@ -16,11 +16,10 @@ namespace fastmlp {
 inline Rule make_rule(const std::string& optimizer, const std::map<std::string, double>& given, double learning_rate,
                       long long t) {
   if (!(learning_rate >= 0) || std::isinf(learning_rate)) reject("learning_rate must be finite and not negative");
-  if (t < 0) reject("the step number t must not be negative");
   Rule rule;
   rule.optimizer = Optimizers::find(optimizer, "optimizer");
   rule.learning_rate = learning_rate;
-  rule.t = t;
+  rule.t = counter(t, "t", 0);
   Optimizers::visit(rule.optimizer, [&](auto entry) {
     std::map<std::string, double> left(given);
     std::string names;
@@ -31,8 +30,8 @@ inline Rule make_rule(const std::string& optimizer, const std::map<std::string, 
         left.erase(at);
       }
       if (!(value >= h.low && value <= h.high))
-        reject(std::string(h.name) + " of '" + entry.name + "' must be between " + std::to_string(h.low) + " and " +
-               std::to_string(h.high) + ", got " + std::to_string(value));
+        reject(std::string(h.name) + " of '" + entry.name + "' must be between " + number(h.low) + " and " +
+               number(h.high) + ", got " + number(value));
       rule.hyperparameters.push_back(value);
       names += std::string(" '") + h.name + "'";
     }
@@ -138,7 +137,7 @@ inline TrainOptions train_options(const py::dict& d) {
   for (const auto& [name, value] :
        {std::pair("tol", o.tol), std::pair("n_iter_no_change", o.n_iter_no_change), std::pair("power_t", o.power_t),
         std::pair("alpha", o.alpha), std::pair("learning_rate_init", o.learning_rate_init)})
-    if (!(value >= 0)) reject(std::string(name) + " must not be negative, got " + std::to_string(value));
+    if (!(value >= 0)) reject(std::string(name) + " must not be negative, got " + number(value));
   return o;
 }
 
@@ -195,8 +194,7 @@ public:
              std::vector<py::array> slots) {
     exclusively([&](auto& engine, auto zero) -> py::object {
       using T = decltype(zero);
-      if (t < 1) reject("t counts steps from 1, got " + std::to_string(t));
-      Rule rule = make_rule(optimizer, hyperparameters, learning_rate, t - 1);
+      Rule rule = make_rule(optimizer, hyperparameters, learning_rate, counter(t, "t", 1) - 1);
       T* p = output<T>(parameters, "parameters", {network.n_parameters});
       const T* g = input<T>(gradient, "gradient", {network.n_parameters});
       const std::vector<T*> state = slot_pointers<T>(rule, slots, network.n_parameters);
@@ -217,10 +215,14 @@ public:
       using T = decltype(zero);
       TrainOptions options = train_options(settings);
       TrainState state;
-      state.n_samples_seen = option<long long>(settings, "n_samples_seen");
-      state.no_improvement_count = option<std::int64_t>(settings, "no_improvement_count");
+      state.n_samples_seen = counter(option<std::int64_t>(settings, "n_samples_seen"), "n_samples_seen", 0);
+      state.no_improvement_count =
+          counter(option<std::int64_t>(settings, "no_improvement_count"), "no_improvement_count", 0);
       state.best_loss = option<double>(settings, "best_loss");
       state.best_validation_score = option<double>(settings, "best_validation_score");
+      constexpr int n_options = 18; // every one was found: any more are unknown
+      if (settings.size() != n_options)
+        reject("training knows " + std::to_string(n_options) + " options, got " + std::to_string(settings.size()));
       T* p = output<T>(parameters, "parameters", {network.n_parameters});
       const std::vector<T*> pointers = slot_pointers<T>(options.rule, slots, network.n_parameters);
       const Dataset<T> data = dataset<T>(network, X, y, sample_weight);

@@ -80,8 +80,7 @@ void apply_optimizer(const std::string& name, const std::map<std::string, double
                      std::vector<py::array> slots) {
   with_dtype(parameters, "parameters", [&](auto zero) -> py::object {
     using T = decltype(zero);
-    if (t < 1) reject("t counts steps from 1, got " + std::to_string(t));
-    const Rule rule = make_rule(name, hyperparameters, learning_rate, t);
+    const Rule rule = make_rule(name, hyperparameters, learning_rate, counter(t, "t", 1));
     const py::ssize_t n = parameters.ndim() == 1 ? parameters.shape(0) : -1;
     T* p = output<T>(parameters, "parameters", {-1});
     const T* g = input<T>(gradient, "gradient", {n});
