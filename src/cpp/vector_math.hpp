@@ -14,8 +14,8 @@
 // A result below the smallest normal number becomes 0. NaN gives NaN; infinities give the limits; log of a negative
 // number is NaN. log counts a subnormal number as one near the smallest normal number.
 //
-// A product is added to at most one thing that is itself a product, or it is exact: so a compiler that fuses a * b + c
-// has only one way to do it, and single numbers and vectors round alike.
+// A compiler may fuse a * b + c or not. Here no sum has two inexact products as its terms, so there is only one way to
+// fuse it, and single numbers and vectors round alike. Keep to that in new functions.
 //
 // Constants: tools/fit_vector_math.py derives every number with more than four digits.
 #pragma once
@@ -63,6 +63,7 @@ template <class S> using mask_of = typename Shape<S>::mask;     // what a < b gi
 template <class S> using bits_of = typename Shape<S>::bits;     // unsigned integers of the same size
 template <class S> constexpr int lanes = sizeof(S) / sizeof(scalar_of<S>);
 template <class S> using word_of = bits_of<scalar_of<S>>; // one lane of bits_of<S>
+template <class S> constexpr word_of<S> sign_bit = word_of<S>(1) << (8 * sizeof(scalar_of<S>) - 1);
 
 // ---- tools ------------------------------------------------------------------------------------------------------
 
@@ -89,15 +90,11 @@ template <class To, class From> FASTMLP_INLINE To bit_cast(From from) {
 template <class S> FASTMLP_INLINE bits_of<S> to_bits(S x) { return bit_cast<bits_of<S>>(x); }
 template <class S> FASTMLP_INLINE S from_bits(bits_of<S> bits) { return bit_cast<S>(bits); }
 
-template <class S> FASTMLP_INLINE S absolute(S x) {
-  constexpr word_of<S> sign = word_of<S>(1) << (8 * sizeof(scalar_of<S>) - 1);
-  return from_bits<S>(to_bits(x) & ~sign);
-}
+template <class S> FASTMLP_INLINE S absolute(S x) { return from_bits<S>(to_bits(x) & ~sign_bit<S>); }
 
 // the size of one with the sign of the other
 template <class S> FASTMLP_INLINE S copysign(S size, S signed_as) {
-  constexpr word_of<S> sign = word_of<S>(1) << (8 * sizeof(scalar_of<S>) - 1);
-  return from_bits<S>((to_bits(size) & ~sign) | (to_bits(signed_as) & sign));
+  return from_bits<S>((to_bits(size) & ~sign_bit<S>) | (to_bits(signed_as) & sign_bit<S>));
 }
 
 // One rounding where the instruction set has a fused multiply-add and the optimizer is on, else two.
@@ -211,7 +208,8 @@ template <class S> FASTMLP_INLINE S log_rest(S f) {
                       0.054312815558982624, -0.06274701736862416, 0.056560433872072685, -0.023926919109516782);
 }
 
-// (a + 4) exp(a^2 / 2) Phi(-a) for t = (a - 4) / (a + 4), a from 0 to where Phi(-a) ends
+// The scaled tail (a + c) exp(a^2 / 2) Phi(-a), c = tail_centre, is tail_middle + t tail_slope(t) with
+// t = (a - c) / (a + c), for a from 0 to cdf_end.
 template <class S> FASTMLP_INLINE S tail_slope(S t) {
   if constexpr (is_float<S>)
     return polynomial(t, -0.5529922f, 0.29537582f, -0.098384276f, 0.008719985f, 0.007824393f, -0.002253895f,
@@ -340,7 +338,8 @@ template <class S> FASTMLP_INLINE S scale_until(scalar_of<S> end, S y, const Nor
   return select(p.a <= splat<S>(end), y, maximum(splat<S>(0), splat<S>(end) - p.a)); // the second is 0 or NaN
 }
 
-// What rounding lost in quotient = above / below, times below. Exact for double, if below ends in 26 zeros.
+// above - quotient * below, with the quotient cut in two so that the products are exact for double, where `below` has
+// at most 26 bits.
 template <class S> FASTMLP_INLINE S remainder(S above, S below, S quotient) {
   constexpr word_of<S> low_half = (word_of<S>(1) << (numbers_of<S>::fraction_bits + 1) / 2) - 1;
   const S coarse = from_bits<S>(to_bits(quotient) & ~low_half);
@@ -348,12 +347,13 @@ template <class S> FASTMLP_INLINE S remainder(S above, S below, S quotient) {
 }
 
 // Phi(x), the part of the standard normal distribution below x. From g to a the tail loses the integral of the density,
-// d times a series in g d. For double, what two of the roundings lost is added at the end.
+// d times a series in g d. For double, what three of the roundings lost is added at the end.
 template <class S> FASTMLP_INLINE S normal_cdf(S x) {
   using T = scalar_of<S>;
+  using N = numbers_of<S>;
   const NormalParts<S> p = normal_parts(x);
-  const S below = p.g + splat<S>(T(3.375)), t = (p.g - splat<S>(T(3.375))) / below;
-  const S middle = splat<S>(numbers_of<S>::tail_middle), slope = tail_slope(t);
+  const S centre = splat<S>(N::tail_centre), below = p.g + centre, t = (p.g - centre) / below;
+  const S middle = splat<S>(N::tail_middle), slope = tail_slope(t);
   const S above = multiply_add(t, slope, middle), at_g = above / below;
   const S density = polynomial(p.g * p.d, T(0.3989422804014327), T(-0.19947114020071635), T(0.06649038006690544),
                                T(-0.01662259501672636));
@@ -361,10 +361,10 @@ template <class S> FASTMLP_INLINE S normal_cdf(S x) {
   S low = splat<S>(0);
   if constexpr (!is_float<S>) {
     const S rest = remainder(above, below, at_g) + multiply_add(t, slope, middle - above);
-    const S inverse = multiply_add(t, splat<S>(-1 / 6.75), splat<S>(1 / 6.75)); // 1 / below
+    const S half = splat<S>(1 / (2 * N::tail_centre)), inverse = multiply_add(-t, half, half); // 1 / below
     low = multiply_add(rest, inverse, multiply_add(-p.d, density, at_g - at_a));
   }
-  const S tail = scale_until(numbers_of<S>::cdf_end, at_a + multiply_add(at_a, p.expm1_r, low), p);
+  const S tail = scale_until(N::cdf_end, at_a + multiply_add(at_a, p.expm1_r, low), p);
   return select(x > splat<S>(0), splat<S>(1) - tail, tail);
 }
 

@@ -388,7 +388,7 @@ private:
 } // namespace
 
 template <class T> std::unique_ptr<Engine<T>> make_cpu_engine(const Network& network, int n_threads) {
-  if (use_blas(network)) return make_blas_engine<T>(network);
+  if (use_blas()) return make_blas_engine<T>(network);
   return std::make_unique<CpuEngine<T>>(network, n_threads);
 }
 template std::unique_ptr<Engine<float>> make_cpu_engine(const Network&, int);

@@ -29,7 +29,7 @@ def blas_mode() -> str:
 
 @lru_cache(maxsize=1)  # again only when the mode has changed
 def _hand_over_blas(mode: str) -> None:
-    if mode == "off":
+    if mode != "on":  # "auto" has found no network yet for which the BLAS wins: SciPy need not be imported
         _core.set_blas(mode, None, None)
         return
     from scipy.linalg import cython_blas
