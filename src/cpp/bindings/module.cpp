@@ -104,7 +104,7 @@ double fma_peak(const std::string& dtype, int n_threads, double seconds) {
   for (const auto begin = now(); (now() - begin).count() < seconds;) {
     std::vector<double> operations(std::size_t(threads), 0.0);
     const auto start = now();
-    parallel(threads, [&](int thread, int) { operations[std::size_t(thread)] = run(1000000); });
+    parallel(threads, [&](const Team& team) { operations[std::size_t(team.thread)] = run(1000000); });
     const double rate = std::accumulate(operations.begin(), operations.end(), 0.0) / (now() - start).count();
     best = std::max(best, rate);
   }

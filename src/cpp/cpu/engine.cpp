@@ -72,24 +72,24 @@ public:
     EpochResult result;
     bool stop = false;
     const long long first_step = rule.t;
-    parallel(n_threads, [&](int thread, int threads) {
+    parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       long long t = first_step;
       std::int64_t number = 0;
       for (std::int64_t first = 0; first < n; first += batch_size) {
         const Batch batch = batch_of(data, order, first, std::min(batch_size, n - first));
-        compute_deltas(batch, thread, threads);
-        if (thread == 0 && poll()) result.interrupted = stop = true;
-        barrier(threads);
+        compute_deltas(batch, team);
+        if (team.thread == 0 && poll()) result.interrupted = stop = true;
+        team.barrier();
         if (stop) break;
         const double weight = sum_of_weights(data, order, first, batch.rows.n);
-        if (weight != 0) step(batch, rule, ++t, alpha, 1 / weight, thread, threads);
+        if (weight != 0) step(batch, rule, ++t, alpha, 1 / weight, team);
         // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
         // after.
-        const double loss = thread == 0 && weight != 0 ? batch_loss(batch) / weight : 0;
-        barrier(threads);
+        const double loss = team.thread == 0 && weight != 0 ? batch_loss(batch) / weight : 0;
+        team.barrier();
         ++number;
-        if (thread == 0 && weight != 0) {
+        if (team.thread == 0 && weight != 0) {
           const double l2 = penalty(alpha) / weight;
           result.loss += loss * double(batch.rows.n);
           result.penalty += l2 * double(batch.rows.n);
@@ -99,7 +99,7 @@ public:
           }
         }
       }
-      if (thread == 0) rule.t = t;
+      if (team.thread == 0) rule.t = t;
     });
     return result;
   }
@@ -110,15 +110,15 @@ public:
     const double weight = sum_of_weights(data, rows, 0, n);
     double loss = 0;
     const double scale = weight != 0 ? 1 / weight : 0;
-    parallel(n_threads, [&](int thread, int threads) {
+    parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       for (std::int64_t first = 0; first < n; first += max_rows) {
         const Batch batch = batch_of(data, rows, first, std::min<std::int64_t>(max_rows, n - first));
-        compute_deltas(batch, thread, threads);
-        barrier(threads);
-        if (thread == 0) loss += batch_loss(batch);
-        write_gradient(batch, alpha, scale, first + batch.rows.n == n, gradient, thread, threads);
-        barrier(threads);
+        compute_deltas(batch, team);
+        team.barrier();
+        if (team.thread == 0) loss += batch_loss(batch);
+        write_gradient(batch, alpha, scale, first + batch.rows.n == n, gradient, team);
+        team.barrier();
       }
     });
     penalty_out = penalty(alpha) * scale;
@@ -129,11 +129,11 @@ public:
     ++rule.t;
     const int n_threads = choose_threads(requested_threads, 10 * double(network.n_parameters));
     make_scratch(n_threads);
-    parallel(n_threads, [&](int thread, int threads) {
+    parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       T c[max_coefficients];
       step_coefficients(rule, rule.t, c);
-      for_my_tiles(thread, threads, [&](std::size_t, const Tile& tile, T* G) {
+      for_my_tiles(team, [&](std::size_t, const Tile& tile, T* G) {
         read_tile(gradient, tile, G);
         kernels.update(rule.optimizer, c, T(0), T(1), G, update_tile(tile, n_slots(rule)));
       });
@@ -159,12 +159,12 @@ public:
       spaces.emplace_back(network, layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R,
                           X.indptr != nullptr);
     make_scratch(n_threads);
-    parallel(n_threads, [&](int thread, int threads) {
+    parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
-      const std::int64_t end = part(n_panels, thread + 1, threads);
-      for (std::int64_t p = part(n_panels, thread, threads); p < end; p += panels_per_block) {
+      const std::int64_t end = part(n_panels, team, 1);
+      for (std::int64_t p = part(n_panels, team); p < end; p += panels_per_block) {
         const int count = int(std::min<std::int64_t>(panels_per_block, end - p));
-        predict_block(spaces[thread], X, {rows, 0, n}, p, count, layer, scratch[thread].data(), out);
+        predict_block(spaces[team.thread], X, {rows, 0, n}, p, count, layer, scratch[team.thread].data(), out);
       }
     });
   }
@@ -199,10 +199,10 @@ private:
     return {data, {numbers, first, n}, int((n + R - 1) / R)};
   }
 
-  void compute_deltas(const Batch& batch, int thread, int threads) {
-    const int end = int(part(batch.n_panels, thread + 1, threads));
-    for (int p = int(part(batch.n_panels, thread, threads)); p < end; p += panels_per_block)
-      compute_block(batch, p, std::min(panels_per_block, end - p), scratch[thread].data());
+  void compute_deltas(const Batch& batch, const Team& team) {
+    const int end = int(part(batch.n_panels, team, 1));
+    for (int p = int(part(batch.n_panels, team)); p < end; p += panels_per_block)
+      compute_block(batch, p, std::min(panels_per_block, end - p), scratch[team.thread].data());
   }
 
   void compute_block(const Batch& batch, int first, int count, T* scratch) {
@@ -232,26 +232,24 @@ private:
 
   // --- phase 2 -------------------------------------------------------------------------------------------------------
 
-  template <class F> void for_my_tiles(int thread, int threads, F&& work) {
-    const std::size_t end = std::size_t(part(std::int64_t(tiles.size()), thread + 1, threads));
-    for (std::size_t i = std::size_t(part(std::int64_t(tiles.size()), thread, threads)); i < end; ++i)
-      work(i, tiles[i], scratch_tile(thread));
+  template <class F> void for_my_tiles(const Team& team, F&& work) {
+    const std::size_t end = std::size_t(part(std::int64_t(tiles.size()), team, 1));
+    for (std::size_t i = std::size_t(part(std::int64_t(tiles.size()), team)); i < end; ++i)
+      work(i, tiles[i], scratch[team.thread].data());
   }
 
-  T* scratch_tile(int thread) const { return scratch[thread].data(); }
-
   // Sparse input: the first layer's gradient, all tiles at once, split over threads by neurons.
-  void sparse_gradient(const Batch& batch, int thread, int threads) {
+  void sparse_gradient(const Batch& batch, const Team& team) {
     if (!space.sparse) return;
     const Matrix<T>& X = batch.data.X;
     const int blocks = int(round_up(layers[0].n_out, R)) / R;
-    const int end = int(part(blocks, thread + 1, threads));
-    for (int block = int(part(blocks, thread, threads)); block < end; ++block)
+    const int end = int(part(blocks, team, 1));
+    for (int block = int(part(blocks, team)); block < end; ++block)
       kernels.weight_gradient_sparse(
           {X.data, X.indices, X.indptr, batch.rows.numbers, batch.rows.first, int(batch.rows.n)},
           space.first_deltas.data() + block * space.column_stride, block, space.first_gradient.data(), layers[0].ldt,
           layers[0].n_in);
-    barrier(threads);
+    team.barrier();
   }
 
   std::ptrdiff_t tile_size(const Tile& tile) const {
@@ -293,11 +291,11 @@ private:
     return u;
   }
 
-  void step(const Batch& batch, const Rule& rule, long long t, double alpha, double scale, int thread, int threads) {
+  void step(const Batch& batch, const Rule& rule, long long t, double alpha, double scale, const Team& team) {
     T c[max_coefficients];
     step_coefficients(rule, t, c);
-    sparse_gradient(batch, thread, threads);
-    for_my_tiles(thread, threads, [&](std::size_t i, const Tile& tile, T* G) {
+    sparse_gradient(batch, team);
+    for_my_tiles(team, [&](std::size_t i, const Tile& tile, T* G) {
       tile_gradient(batch, tile, G);
       const bool bias = tile.column < 0; // biases are not penalised
       const double squares =
@@ -306,9 +304,9 @@ private:
     });
   }
 
-  void write_gradient(const Batch& batch, double alpha, double scale, bool last, T* gradient, int thread, int threads) {
-    sparse_gradient(batch, thread, threads);
-    for_my_tiles(thread, threads, [&](std::size_t i, const Tile& tile, T* G) {
+  void write_gradient(const Batch& batch, double alpha, double scale, bool last, T* gradient, const Team& team) {
+    sparse_gradient(batch, team);
+    for_my_tiles(team, [&](std::size_t i, const Tile& tile, T* G) {
       tile_gradient(batch, tile, G);
       if (batch.rows.first > 0)
         for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });

@@ -9,7 +9,10 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
 
 namespace fastmlp {
 
@@ -28,31 +31,71 @@ inline int choose_threads(int requested, double flops) {
   return flops < worth_a_second_thread ? 1 : std::min(available_threads(), most_threads);
 }
 
-// Calls body(thread, n_threads) on n threads; thread 0 is the caller. The body must not throw.
+// Where the threads of a region meet. Waiting spins for some microseconds, which is what a step's halves differ by, and
+// then sleeps: on a busy machine the thread waited for may need this very core.
+class Barrier {
+public:
+  void wait(int n_threads) {
+    if (n_threads == 1) return;
+    const unsigned round = rounds.load(std::memory_order_acquire);
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == n_threads) {
+      arrived.store(0, std::memory_order_relaxed);
+      {
+        const std::lock_guard<std::mutex> lock(mutex);
+        rounds.store(round + 1, std::memory_order_release);
+      }
+      met.notify_all();
+      return;
+    }
+    constexpr int spins = 2000;
+    for (int i = 0; i < spins; ++i) {
+      if (rounds.load(std::memory_order_acquire) != round) return;
+      pause();
+    }
+    std::unique_lock<std::mutex> lock(mutex);
+    met.wait(lock, [&] { return rounds.load(std::memory_order_relaxed) != round; });
+  }
+
+private:
+  static void pause() {
+#if defined(__SSE2__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+  }
+
+  std::atomic<unsigned> rounds{0};
+  std::atomic<int> arrived{0};
+  std::mutex mutex;
+  std::condition_variable met;
+};
+
+// One thread of a region: its number, how many there are, and where they meet.
+struct Team {
+  int thread, threads;
+  Barrier& meeting;
+  void barrier() const { meeting.wait(threads); }
+};
+
+// Calls body(team) on n threads; thread 0 is the caller. The body must not throw.
 template <class F> void parallel(int n_threads, F&& body) {
+  Barrier meeting;
 #ifdef _OPENMP
   if (n_threads > 1) {
 #pragma omp parallel num_threads(n_threads)
-    body(omp_get_thread_num(), omp_get_num_threads());
+    body(Team{omp_get_thread_num(), omp_get_num_threads(), meeting});
     return;
   }
 #endif
   (void)n_threads;
-  body(0, 1);
+  body(Team{0, 1, meeting});
 }
 
-// Waits for all threads of the region; does nothing in a serial one.
-inline void barrier(int n_threads) {
-#ifdef _OPENMP
-  if (n_threads > 1) {
-#pragma omp barrier
-  }
-#endif
-  (void)n_threads;
+// Where this thread's part of `total` items begins, or that of the thread `offset` after it.
+inline std::int64_t part(std::int64_t total, const Team& team, int offset = 0) {
+  return total * (team.thread + offset) / team.threads;
 }
-
-// Part `i` of `n` of a range of `total` items.
-inline std::int64_t part(std::int64_t total, int i, int n) { return total * i / n; }
 
 // Numbers below 1e-38 (float) are flushed to 0 while this lives: a dead unit's Adam moments decay into them, and
 // arithmetic on them is several times slower. The caller's mode comes back afterwards.
