@@ -161,13 +161,17 @@ void apply_loss(int number, const T* z, const T* y, std::ptrdiff_t n, int m, T* 
 // ----------------------------------------------------------------------------------------------
 
 template <class T> double multiply_adds(long rounds) {
-  constexpr int chains = 10; // enough independent multiply-adds to cover their latency
-  Vec<T> acc[chains], a = splat<Vec<T>>(T(0.999)), b = splat<Vec<T>>(T(1e-3));
-  for (int j = 0; j < chains; ++j) acc[j] = splat<Vec<T>>(T(j));
+  constexpr int chains = 12; // enough independent multiply-adds to cover their latency
+  volatile T unknown = T(0.5); // a chain that starts at a known number may be computed while compiling
+  const Vec<T> a = splat<Vec<T>>(T(0.999)), b = splat<Vec<T>>(T(1e-3));
+  Vec<T> acc[chains];
+  FASTMLP_UNROLL
+  for (int j = 0; j < chains; ++j) acc[j] = splat<Vec<T>>(T(j) + unknown);
   for (long i = 0; i < rounds; ++i) {
     FASTMLP_UNROLL
     for (int j = 0; j < chains; ++j) acc[j] = acc[j] * a + b;
   }
+  FASTMLP_UNROLL
   for (int j = 0; j < chains; ++j) __asm__ volatile("" : : "m"(acc[j]));
   return 2.0 * double(rounds) * chains * lane_count<T>;
 }
