@@ -1,7 +1,8 @@
 // THE SEAM: what a device can do for a network. The trainer and the bindings know only this page.
 //
 // An engine holds the parameters in the layout its kernels like; set_parameters/get_parameters translate from and to
-// the flat buffer of network.hpp, and slots (optimizer state) likewise. One engine serves one caller at a time.
+// the flat buffer of network.hpp. The optimizer's slots are the caller's arrays, updated where they lie: large as the
+// parameters each, they should not be there twice. One engine serves one caller at a time.
 #pragma once
 
 #include "network.hpp"
@@ -71,8 +72,10 @@ public:
   virtual std::ptrdiff_t parameter_count() const = 0;
   virtual void set_parameters(const T* flat) = 0;
   virtual void get_parameters(T* flat) const = 0;
-  virtual void set_slots(const std::vector<const T*>& flat) = 0;
-  virtual void get_slots(const std::vector<T*>& flat) const = 0;
+  // Lends the slots to the engine until it is lent others; they are up to date after get_slots(). Each is as long as
+  // the parameters and in their order, but for the weights of a layer: they are (fan_out, fan_in) here.
+  virtual void set_slots(const std::vector<T*>& lent) = 0;
+  virtual void get_slots() {}
 
   // One pass over the rows `order` in batches, a step after each; `poll` is asked now and then whether to stop. A batch
   // whose weights sum to 0 says nothing and is passed over. This one is the plain path; a device may do better.

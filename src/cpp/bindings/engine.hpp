@@ -200,10 +200,10 @@ public:
       const std::vector<T*> state = slot_pointers<T>(rule, slots, network.n_parameters);
       const py::gil_scoped_release release;
       engine.set_parameters(p);
-      engine.set_slots({state.begin(), state.end()});
+      engine.set_slots(state);
       engine.apply(g, rule);
       engine.get_parameters(p);
-      engine.get_slots(state);
+      engine.get_slots();
       return {};
     });
   }
@@ -235,10 +235,10 @@ public:
       {
         const py::gil_scoped_release release;
         engine.set_parameters(p);
-        engine.set_slots({pointers.begin(), pointers.end()});
+        engine.set_slots(pointers);
         Trainer<T>(engine, network, data, split, random, python.hooks).run(options, state, best);
         engine.get_parameters(p);
-        engine.get_slots(pointers);
+        engine.get_slots();
       }
       python.raise();
       return report(options, state, best);

@@ -43,41 +43,35 @@ public:
   }
 
   std::ptrdiff_t parameter_count() const override { return network.n_parameters; }
-  void set_parameters(const T* flat) override { std::copy_n(flat, network.n_parameters, parameters.data()); }
-  void get_parameters(T* flat) const override { std::copy_n(parameters.data(), network.n_parameters, flat); }
-  void set_slots(const std::vector<const T*>& flat) override {
-    slots.assign(flat.size(), {});
-    for (std::size_t s = 0; s < flat.size(); ++s) slots[s].assign(flat[s], flat[s] + network.n_parameters);
-  }
-  void get_slots(const std::vector<T*>& flat) const override {
-    for (std::size_t s = 0; s < flat.size(); ++s) std::copy_n(slots[s].data(), network.n_parameters, flat[s]);
-  }
+  void set_parameters(const T* flat) override { to_neurons(flat, parameters.data()); }
+  void get_parameters(T* flat) const override { from_neurons(parameters.data(), flat); }
+  void set_slots(const std::vector<T*>& lent) override { slots = lent; }
 
   double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha,
                            double& penalty, T* gradient) override {
     const FlushDenormals mode;
     const double weight = sum_of_weights(data, rows, 0, n), scale = weight != 0 ? 1 / weight : 0;
-    std::fill_n(gradient, network.n_parameters, T(0));
+    std::vector<T> sum(parameters.size());
     double loss = 0;
     for (std::int64_t first = 0; first < n; first += max_rows)
-      loss += add_gradient(data, rows, first, std::min(max_rows, n - first), gradient);
+      loss += add_gradient(data, rows, first, std::min(max_rows, n - first), sum.data());
     const std::ptrdiff_t n_weights = network.biases[0];
     double squares = 0;
     for (std::ptrdiff_t i = 0; i < n_weights; ++i) {
       squares += double(parameters[i]) * double(parameters[i]);
-      gradient[i] += T(alpha) * parameters[i];
+      sum[i] += T(alpha) * parameters[i];
     }
-    for (std::ptrdiff_t i = 0; i < network.n_parameters; ++i) gradient[i] *= T(scale);
+    for (T& g : sum) g *= T(scale);
+    from_neurons(sum.data(), gradient);
     penalty = 0.5 * alpha * squares * scale;
     return loss * scale;
   }
 
   void apply(const T* gradient, Rule& rule) override {
     const FlushDenormals mode;
-    std::vector<T> g(gradient, gradient + network.n_parameters);
-    std::vector<T*> state;
-    for (std::vector<T>& slot : slots) state.push_back(slot.data());
-    update_array(rule, ++rule.t, T(0), T(1), parameters.data(), g.data(), state, network.n_parameters);
+    std::vector<T> g(parameters.size());
+    to_neurons(gradient, g.data());
+    update_array(rule, ++rule.t, parameters.data(), g.data(), slots, network.n_parameters);
   }
 
   void predict(const T* flat, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
@@ -96,6 +90,20 @@ public:
   }
 
 private:
+  // Between the flat order and that of slots: the weights of a layer (fan_in, fan_out) there, (fan_out, fan_in) here.
+  void to_neurons(const T* flat, T* out) const {
+    for (int l = 0; l < network.n_layers(); ++l)
+      transpose(flat + network.coefs[l], network.sizes[l + 1], network.sizes[l], network.sizes[l + 1],
+                out + network.coefs[l], network.sizes[l]);
+    std::copy(flat + network.biases[0], flat + network.n_parameters, out + network.biases[0]);
+  }
+  void from_neurons(const T* in, T* flat) const {
+    for (int l = 0; l < network.n_layers(); ++l)
+      transpose(in + network.coefs[l], network.sizes[l], network.sizes[l + 1], network.sizes[l],
+                flat + network.coefs[l], network.sizes[l + 1]);
+    std::copy(in + network.biases[0], in + network.n_parameters, flat + network.biases[0]);
+  }
+
   const T* coefs(int l) const { return parameters.data() + network.coefs[l]; }
 
   // Units of layers 0 .. last for a chunk of rows; pre-activations at the output.
@@ -109,7 +117,7 @@ private:
       const T* bias = parameters.data() + network.biases[l];
       std::vector<T>& z = units[l + 1];
       z.resize(std::size_t(n * n_out));
-      multiply(false, false, n, n_out, network.sizes[l], units[l].data(), coefs(l), z.data());
+      multiply(false, true, n, n_out, network.sizes[l], units[l].data(), coefs(l), z.data());
       for (std::int64_t i = 0; i < n; ++i)
         for (int k = 0; k < n_out; ++k) z[i * n_out + k] += bias[k];
       if (l + 1 == network.n_layers()) break;
@@ -128,13 +136,13 @@ private:
     for (int l = network.n_layers() - 1; l >= 0; --l) {
       const int n_in = network.sizes[l], n_out = network.sizes[l + 1];
       product.resize(std::size_t(n_in) * n_out);
-      multiply(true, false, n_in, n_out, n, units[l].data(), delta.data(), product.data());
+      multiply(true, false, n_out, n_in, n, delta.data(), units[l].data(), product.data());
       for (std::size_t i = 0; i < product.size(); ++i) gradient[network.coefs[l] + std::ptrdiff_t(i)] += product[i];
       for (std::int64_t i = 0; i < n; ++i)
         for (int k = 0; k < n_out; ++k) gradient[network.biases[l] + k] += delta[i * n_out + k];
       if (l == 0) break;
       below.resize(std::size_t(n * n_in));
-      multiply(false, true, n, n_in, n_out, delta.data(), coefs(l), below.data());
+      multiply(false, false, n, n_in, n_out, delta.data(), coefs(l), below.data());
       for (std::size_t i = 0; i < below.size(); ++i) below[i] *= slopes[l][i];
       delta.swap(below);
     }
@@ -162,8 +170,9 @@ private:
   const Network network;
   const Kernels<T>& kernels;
   std::int64_t max_rows = 0;
-  std::vector<T> parameters;
-  std::vector<std::vector<T>> slots, units, slopes;
+  std::vector<T> parameters; // in the order of slots
+  std::vector<T*> slots;
+  std::vector<std::vector<T>> units, slopes;
 };
 
 } // namespace
@@ -189,38 +198,18 @@ template std::unique_ptr<Engine<float>> make_blas_engine(const Network&);
 template std::unique_ptr<Engine<double>> make_blas_engine(const Network&);
 
 template <class T>
-double update_array(const Rule& rule, long long t, T alpha, T scale, T* w, T* G, const std::vector<T*>& slots,
-                    std::ptrdiff_t n) {
-  const Kernels<T>& kernels = fastmlp::kernels<T>();
+void update_array(const Rule& rule, long long t, T* w, const T* gradient, const std::vector<T*>& slots,
+                  std::ptrdiff_t n) {
   T c[max_coefficients];
   step_coefficients(rule, t, c);
-  double squares = 0;
-  const int R = kernels.rows;
-  AlignedArray<T> rest(std::size_t(R) * (2 + max_slots)); // the last, incomplete row of R numbers
-  for (std::ptrdiff_t i = 0; i < n; i += R) {
-    UpdateTile<T> tile{w + i, {}, R, nullptr, 0, 1, R};
+  constexpr std::ptrdiff_t most = 1 << 20; // a tile counts in int
+  for (std::ptrdiff_t i = 0; i < n; i += most) {
+    UpdateTile<T> tile{w + i, 0, {}, 0, 1, int(std::min(most, n - i))};
     for (std::size_t s = 0; s < slots.size(); ++s) tile.slots[s] = slots[s] + i;
-    if (n - i >= R) {
-      squares += kernels.update(rule.optimizer, c, alpha, scale, G + i, tile);
-      continue;
-    }
-    T* copy = rest.data();
-    std::copy_n(w + i, n - i, copy);
-    std::copy_n(G + i, n - i, copy + R);
-    tile.w = copy;
-    for (std::size_t s = 0; s < slots.size(); ++s) {
-      tile.slots[s] = copy + (2 + s) * R;
-      std::copy_n(slots[s] + i, n - i, tile.slots[s]);
-    }
-    squares += kernels.update(rule.optimizer, c, alpha, scale, copy + R, tile);
-    std::copy_n(copy, n - i, w + i);
-    for (std::size_t s = 0; s < slots.size(); ++s) std::copy_n(tile.slots[s], n - i, slots[s] + i);
+    kernels<T>().update(rule.optimizer, c, T(0), T(1), gradient + i, tile);
   }
-  return squares;
 }
-template double update_array(const Rule&, long long, float, float, float*, float*, const std::vector<float*>&,
-                             std::ptrdiff_t);
-template double update_array(const Rule&, long long, double, double, double*, double*, const std::vector<double*>&,
-                             std::ptrdiff_t);
+template void update_array(const Rule&, long long, float*, const float*, const std::vector<float*>&, std::ptrdiff_t);
+template void update_array(const Rule&, long long, double*, const double*, const std::vector<double*>&, std::ptrdiff_t);
 
 } // namespace fastmlp

@@ -23,9 +23,9 @@ bool use_blas();
 
 template <class T> std::unique_ptr<Engine<T>> make_blas_engine(const Network& network);
 
-// One optimizer step for a contiguous array of n numbers, any n: w, slots from g = (G + alpha w) * scale.
+// Step number `t` of the rule for n numbers and what the optimizer keeps for each.
 template <class T>
-double update_array(const Rule& rule, long long t, T alpha, T scale, T* w, T* G, const std::vector<T*>& slots,
-                    std::ptrdiff_t n);
+void update_array(const Rule& rule, long long t, T* w, const T* gradient, const std::vector<T*>& slots,
+                  std::ptrdiff_t n);
 
 } // namespace fastmlp

@@ -51,19 +51,7 @@ public:
     for (std::size_t l = 0; l < layers.size(); ++l) layers[l].write(flat + network.coefs[l], flat + network.biases[l]);
   }
 
-  void set_slots(const std::vector<const T*>& flat) override {
-    for (std::size_t l = 0; l < layers.size(); ++l) {
-      layers[l].make_slots(int(flat.size()), R);
-      for (std::size_t s = 0; s < flat.size(); ++s)
-        layers[l].read_slot(int(s), flat[s] + network.coefs[l], flat[s] + network.biases[l]);
-    }
-  }
-
-  void get_slots(const std::vector<T*>& flat) const override {
-    for (std::size_t l = 0; l < layers.size(); ++l)
-      for (std::size_t s = 0; s < flat.size(); ++s)
-        layers[l].write_slot(int(s), flat[s] + network.coefs[l], flat[s] + network.biases[l]);
-  }
+  void set_slots(const std::vector<T*>& lent) override { slots = lent; }
 
   EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
                     double alpha, Rule& rule, Poll& poll) override {
@@ -134,8 +122,8 @@ public:
       T c[max_coefficients];
       step_coefficients(rule, rule.t, c);
       for_my_tiles(team, [&](std::size_t, const Tile& tile, T* G) {
-        read_tile(gradient, tile, G);
-        kernels.update(rule.optimizer, c, T(0), T(1), G, update_tile(tile, n_slots(rule)));
+        for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
+        update(rule, c, T(0), T(1), G, tile);
       });
     });
   }
@@ -157,7 +145,8 @@ public:
     std::vector<Workspace<T>> spaces; // a block of panels for each thread
     for (int i = 0; i < n_threads; ++i)
       spaces.emplace_back(network, layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R,
-                          X.indptr != nullptr);
+                          X.indptr != nullptr, false);
+    if (X.indptr) layers[0].keep_transpose(R);
     make_scratch(n_threads);
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
@@ -179,7 +168,9 @@ private:
   // Buffers for steps of `rows` rows; returns how many threads to use.
   int prepare(std::int64_t rows, const Matrix<T>& X) {
     const bool sparse = X.indptr != nullptr;
-    if (space.capacity < rows || space.sparse != sparse) space = Workspace<T>(network, layers, R, int(rows), sparse);
+    if (space.capacity < rows || space.sparse != sparse)
+      space = Workspace<T>(network, layers, R, int(rows), sparse, true);
+    if (sparse) layers[0].keep_transpose(R);
     const int n_threads =
         int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),
                                    std::max<std::int64_t>((rows + R - 1) / R, 1)));
@@ -218,16 +209,16 @@ private:
     const int m = network.n_outputs();
     for (int panel = first; panel < first + count; ++panel)
       space.panel_loss[panel] =
-          kernels.loss(network.loss, space.panels[last].data() + panel * space.panel_stride[last],
+          kernels.loss(network.loss, space.panels[last] + panel * space.panel_stride[last],
                        space.targets.data() + std::ptrdiff_t(panel) * m * R, space.weights.data() + panel * R, m);
     for (int l = last - 1; l > 0; --l) propagation.backward(space, l, first, count, scratch);
-    if (space.sparse) to_columns(1, first, count, space.first_deltas);
+    if (space.sparse) to_columns(1, first, count, space.first_deltas.data());
   }
 
-  void to_columns(int layer, int first, int count, const AlignedArray<T>& columns) const {
+  void to_columns(int layer, int first, int count, T* columns) const {
     for (int panel = first; panel < first + count; ++panel)
-      kernels.panel_to_columns(space.panels[layer].data() + panel * space.panel_stride[layer], network.sizes[layer],
-                               columns.data() + std::ptrdiff_t(panel) * R * R, space.column_stride);
+      kernels.panel_to_columns(space.panels[layer] + panel * space.panel_stride[layer], network.sizes[layer],
+                               columns + std::ptrdiff_t(panel) * R * R, space.column_stride);
   }
 
   // --- phase 2 -------------------------------------------------------------------------------------------------------
@@ -252,43 +243,44 @@ private:
     team.barrier();
   }
 
-  std::ptrdiff_t tile_size(const Tile& tile) const {
-    return tile.column < 0 ? round_up(tile.n, R) : std::ptrdiff_t(tile.n) * R;
-  }
-
-  // Gradient of a tile's sum over the batch: G[n][R], or [n / R][R] for biases.
+  // Gradient of a tile's sum over the batch: G[n][R], or [n] for biases.
   void tile_gradient(const Batch& batch, const Tile& tile, T* G) const {
     const std::ptrdiff_t stride = space.panel_stride[tile.layer + 1];
-    const T* delta = space.panels[tile.layer + 1].data() + std::ptrdiff_t(tile.first) * R;
-    std::fill_n(G, tile_size(tile), T(0));
+    const T* delta = space.panels[tile.layer + 1] + std::ptrdiff_t(tile.first) * R;
     if (tile.column < 0) return kernels.bias_gradient(delta, stride, batch.n_panels, tile.n, G);
+    const int width = std::min(R, layers[tile.layer].n_in - tile.column);
     if (tile.layer == 0 && space.sparse) {
       const std::ptrdiff_t ldt = layers[0].ldt;
-      T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
-      return kernels.transpose_weights({g, {}, ldt, G, R, R, tile.n});
+      const T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
+      return kernels.transpose(g, ldt, width, tile.n, G, R);
     }
-    kernels.weight_gradient(delta, stride, space.columns[tile.layer].data() + tile.column / R * space.column_stride,
-                            batch.n_panels, tile.n, G);
+    kernels.weight_gradient(delta, stride, space.columns[tile.layer] + tile.column / R * space.column_stride,
+                            batch.n_panels, tile.n, width, G);
   }
 
-  UpdateTile<T> update_tile(const Tile& tile, int n_slots) {
-    Layer<T>& layer = layers[tile.layer];
+  UpdateTile<T> update_tile(const Tile& tile) const {
+    const Layer<T>& layer = layers[tile.layer];
+    const bool bias = tile.column < 0;
     UpdateTile<T> u{};
-    if (tile.column < 0) {
-      u = {layer.b.data() + tile.first, {}, R, nullptr, 0, int(round_up(tile.n, R)) / R, R};
-      for (int s = 0; s < n_slots; ++s) u.slots[s] = layer.b_slots[s].data() + tile.first;
-      return u;
-    }
-    const std::ptrdiff_t at = tile.first * layer.ldw + tile.column;
-    u = {layer.w.data() + at,
-         {},
-         layer.ldw,
-         layer.wt.data() + tile.column * layer.ldt + tile.first,
-         layer.ldt,
-         tile.n,
-         std::min(R, layer.n_in - tile.column)};
-    for (int s = 0; s < n_slots; ++s) u.slots[s] = layer.w_slots[s].data() + at;
+    u.w = bias ? layer.b + tile.first : layer.w + tile.first * layer.ldw + tile.column;
+    u.ldw = layer.ldw;
+    u.ld_slots = layer.n_in;
+    const std::ptrdiff_t at = bias ? network.biases[tile.layer] + tile.first
+                                   : network.coefs[tile.layer] + tile.first * u.ld_slots + tile.column;
+    for (std::size_t s = 0; s < slots.size(); ++s) u.slots[s] = slots[s] + at;
+    u.n = bias ? 1 : tile.n;
+    u.n_columns = bias ? tile.n : std::min(R, layer.n_in - tile.column);
     return u;
+  }
+
+  double update(const Rule& rule, const T* c, T alpha, T scale, const T* G, const Tile& tile) {
+    const double squares = kernels.update(rule.optimizer, c, alpha, scale, G, update_tile(tile));
+    const Layer<T>& layer = layers[tile.layer];
+    if (tile.column >= 0 && layer.wt.data())
+      kernels.transpose(layer.w + tile.first * layer.ldw + tile.column, layer.ldw, tile.n,
+                        std::min(R, layer.n_in - tile.column), layer.wt.data() + tile.column * layer.ldt + tile.first,
+                        layer.ldt);
+    return squares;
   }
 
   void step(const Batch& batch, const Rule& rule, long long t, double alpha, double scale, const Team& team) {
@@ -298,8 +290,7 @@ private:
     for_my_tiles(team, [&](std::size_t i, const Tile& tile, T* G) {
       tile_gradient(batch, tile, G);
       const bool bias = tile.column < 0; // biases are not penalised
-      const double squares =
-          kernels.update(rule.optimizer, c, bias ? T(0) : T(alpha), T(scale), G, update_tile(tile, n_slots(rule)));
+      const double squares = update(rule, c, bias ? T(0) : T(alpha), T(scale), G, tile);
       tile_squares[i] = bias ? 0 : squares;
     });
   }
@@ -312,20 +303,14 @@ private:
         for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
       if (last) {
         const bool bias = tile.column < 0;
-        const double squares = kernels.finish_gradient(bias ? T(0) : T(alpha), T(scale), G, update_tile(tile, 0));
+        const double squares = kernels.finish_gradient(bias ? T(0) : T(alpha), T(scale), G, update_tile(tile));
         tile_squares[i] = bias ? 0 : squares;
       }
       for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { gradient[flat] = G[in_tile]; });
     });
   }
 
-  void read_tile(const T* gradient, const Tile& tile, T* G) const {
-    std::fill_n(G, tile_size(tile), T(0));
-    for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
-  }
-
-  // --- sums, always in the same order
-  // ----------------------------------------------------------------------------------
+  // --- sums, always in the same order --------------------------------------------------------------------------------
 
   double batch_loss(const Batch& batch) const {
     double sum = 0;
@@ -339,8 +324,7 @@ private:
     return 0.5 * alpha * sum;
   }
 
-  // --- prediction
-  // ------------------------------------------------------------------------------------------------------
+  // --- prediction ----------------------------------------------------------------------------------------------------
 
   void predict_block(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t first_panel, int count,
                      int layer, T* scratch, T* out) const {
@@ -348,7 +332,7 @@ private:
     for (int l = 0; l < layer; ++l) propagation.forward(space, l, 0, count, scratch);
     const int width = network.sizes[layer];
     for (int p = 0; p < count; ++p) {
-      T* panel = space.panels[layer].data() + p * space.panel_stride[layer];
+      T* panel = space.panels[layer] + p * space.panel_stride[layer];
       if (layer == network.n_layers()) kernels.link(network.loss, panel, width);
       const std::int64_t row = (first_panel + p) * R;
       kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, rows.n - row)), out + row * width, width);
@@ -377,6 +361,7 @@ private:
   int max_rows = 0;
   Propagation<T> propagation;
   std::vector<Layer<T>>& layers; // of `propagation`
+  std::vector<T*> slots;
   std::vector<Tile> tiles;
   std::vector<double> tile_squares; // sum of w^2 per tile, before the last step
   Workspace<T> space;

@@ -44,46 +44,50 @@ template <class T> double loss(int number, T* z, const T* y, const T* weights, i
 
 // --- optimizer ------------------------------------------------------------------------------------------------------
 
-template <class T> void transpose_weights(const UpdateTile<T>& t) {
-  constexpr int W = lane_count<T>;
-  for (int row = 0; row < t.n; row += W)
-    for (int column = 0; column < t.n_columns; column += W)
-      transpose_lanes(t.w + row * t.ldw + column, t.ldw, t.wt + column * t.ldt + row, t.ldt);
+// Entry of `finish_gradient`: no optimizer, the gradient itself is wanted.
+struct KeepGradient {};
+
+// One register, or one number, of a tile. Returns the weights as they were, squared.
+template <class Entry, class S, class T>
+FASTMLP_INLINE S step(const T* c, T alpha, T scale, T* g, T* w, T* const* slots, std::ptrdiff_t at) {
+  S weight = load_as<S>(w);
+  const S squares = weight * weight, gradient = (load_as<S>(g) + splat<S>(alpha) * weight) * splat<S>(scale);
+  if constexpr (std::is_same_v<Entry, KeepGradient>) {
+    store_as<S>(g, gradient);
+  } else {
+    constexpr int n_slots = int(sizeof(Entry::slots) / sizeof(*Entry::slots));
+    S slot[max_slots];
+    for (int s = 0; s < n_slots; ++s) slot[s] = load_as<S>(slots[s] + at);
+    Entry::update(weight, gradient, slot, c);
+    for (int s = 0; s < n_slots; ++s) store_as<S>(slots[s] + at, slot[s]);
+    store_as<S>(w, weight);
+  }
+  return squares;
+}
+
+template <class Entry, class T>
+FASTMLP_INLINE double sweep(const T* c, T alpha, T scale, T* G, const UpdateTile<T>& t) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  Vec<T> squares = splat<Vec<T>>(T(0));
+  T rest = 0;
+  for (int row = 0; row < t.n; ++row) {
+    T *w = t.w + row * t.ldw, *g = G + row * r;
+    const std::ptrdiff_t at = row * t.ld_slots;
+    int j = 0;
+    for (; j + W <= t.n_columns; j += W) squares += step<Entry, Vec<T>>(c, alpha, scale, g + j, w + j, t.slots, at + j);
+    for (; j < t.n_columns; ++j) rest += step<Entry, T>(c, alpha, scale, g + j, w + j, t.slots, at + j);
+  }
+  return double(sum_of_lanes<T>(squares)) + double(rest);
 }
 
 template <class T> double finish_gradient(T alpha, T scale, T* G, const UpdateTile<T>& t) {
-  constexpr int W = lane_count<T>, r = R<T>;
-  Vec<T> squares = splat<Vec<T>>(T(0));
-  const Vec<T> decay = splat<Vec<T>>(alpha), factor = splat<Vec<T>>(scale);
-  for (int row = 0; row < t.n; ++row) {
-    for (int half = 0; half < 2; ++half) {
-      const Vec<T> w = load(t.w + row * t.ldw + half * W);
-      T* g = G + row * r + half * W;
-      store(g, (load(g) + decay * w) * factor);
-      squares += w * w;
-    }
-  }
-  return double(sum_of_lanes<T>(squares));
+  return sweep<KeepGradient>(static_cast<const T*>(nullptr), alpha, scale, G, t);
 }
 
-template <class T> double update(int number, const T* c, T alpha, T scale, T* G, const UpdateTile<T>& t) {
-  constexpr int W = lane_count<T>, r = R<T>;
-  const double squares = finish_gradient(alpha, scale, G, t);
-  Optimizers::visit(number, [&](auto entry) {
-    using Entry = decltype(entry);
-    constexpr int n_slots = int(sizeof(Entry::slots) / sizeof(*Entry::slots));
-    for (int row = 0; row < t.n; ++row) {
-      for (int half = 0; half < 2; ++half) {
-        const std::ptrdiff_t at = row * t.ldw + half * W;
-        Vec<T> w = load(t.w + at), slot[max_slots];
-        for (int s = 0; s < n_slots; ++s) slot[s] = load(t.slots[s] + at);
-        Entry::update(w, load(G + row * r + half * W), slot, c);
-        for (int s = 0; s < n_slots; ++s) store(t.slots[s] + at, slot[s]);
-        store(t.w + at, w);
-      }
-    }
-  });
-  if (t.wt) transpose_weights(t);
+template <class T> double update(int number, const T* c, T alpha, T scale, const T* G, const UpdateTile<T>& t) {
+  double squares = 0;
+  Optimizers::visit(number,
+                    [&](auto entry) { squares = sweep<decltype(entry)>(c, alpha, scale, const_cast<T*>(G), t); });
   return squares;
 }
 
@@ -161,7 +165,7 @@ void apply_loss(int number, const T* z, const T* y, std::ptrdiff_t n, int m, T* 
 // ----------------------------------------------------------------------------------------------
 
 template <class T> double multiply_adds(long rounds) {
-  constexpr int chains = 12; // enough independent multiply-adds to cover their latency
+  constexpr int chains = 12;   // enough independent multiply-adds to cover their latency
   volatile T unknown = T(0.5); // a chain that starts at a known number may be computed while compiling
   const Vec<T> a = splat<Vec<T>>(T(0.999)), b = splat<Vec<T>>(T(1e-3));
   Vec<T> acc[chains];
@@ -177,29 +181,12 @@ template <class T> double multiply_adds(long rounds) {
 }
 
 template <class T>
-constexpr Kernels<T> kernels = {FASTMLP_ISA_NAME,
-                                R<T>,
-                                tile_rows<T>,
-                                gather<T>,
-                                panel_to_columns<T>,
-                                panel_to_rows<T>,
-                                forward<T>,
-                                backward<T>,
-                                forward_sparse<T>,
-                                weight_gradient_sparse<T>,
-                                scratch_size<T>,
-                                link<T>,
-                                loss<T>,
-                                weight_gradient<T>,
-                                bias_gradient<T>,
-                                finish_gradient<T>,
-                                update<T>,
-                                transpose_weights<T>,
-                                forward_row<T>,
-                                link_row<T>,
-                                apply_activation<T>,
-                                apply_loss<T>,
-                                multiply_adds<T>};
+constexpr Kernels<T> kernels = {
+    FASTMLP_ISA_NAME,    R<T>,          tile_rows<T>,    gather<T>,          panel_to_columns<T>,
+    panel_to_rows<T>,    forward<T>,    backward<T>,     forward_sparse<T>,  weight_gradient_sparse<T>,
+    scratch_size<T>,     link<T>,       loss<T>,         weight_gradient<T>, bias_gradient<T>,
+    finish_gradient<T>,  update<T>,     transpose<T>,    forward_row<T>,     link_row<T>,
+    apply_activation<T>, apply_loss<T>, multiply_adds<T>};
 
 } // namespace
 

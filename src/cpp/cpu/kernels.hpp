@@ -3,8 +3,8 @@
 // Layouts. R rows of a batch make a panel; the batch is the SIMD dimension.
 //   panels   [panel][feature][R]           activations; features padded to a multiple of R with zeros
 //   columns  [feature / R][panel][R][R]    the same numbers transposed in R x R blocks, read by the weight gradient
-//   W        [fan_out][ldw]                weights, one row a neuron; WT [fan_in][ldt] is kept beside it
-// Nothing is repacked between steps: the optimizer writes W and WT.
+//   W        [fan_out][ldw]                weights, one row a neuron, padded to a multiple of R with zeros
+// Nothing is repacked between steps: forward, backward and the optimizer all work on W.
 // The framework knows no instruction set, a kernel knows no thread, network or batch.
 #pragma once
 
@@ -15,10 +15,18 @@
 
 namespace fastmlp {
 
+// A part of a matrix that will be read soon.
+template <class T> struct Region {
+  const T* first;
+  std::ptrdiff_t ld;
+  int rows, columns;
+};
+
 // A product of one layer for consecutive panels: out = f(M * in + bias), with an optional epilogue.
 template <class T> struct PanelProduct {
-  const T* M; // [n_out][ldm]
+  const T* M; // forward [n_out][ldm]; backward [n_in][ldm], taken as its transpose
   std::ptrdiff_t ldm;
+  Region<T> next;           // weights that the next product will read, or none
   const T* bias;            // [n_out] or null for 0
   const T* in;              // panels of n_in features
   std::ptrdiff_t in_stride; // from panel to panel
@@ -38,14 +46,13 @@ template <class T> struct SparseRows {
   int n;
 };
 
-// A tile of the weights of one layer: up to `tile_rows` neurons by R inputs.
+// A tile of the weights of one layer, up to `tile_rows` neurons by R inputs; or a row of biases of any length.
 template <class T> struct UpdateTile {
-  T* w;        // [n][ldw], R columns
-  T* slots[4]; // same layout as w
+  T* w; // [n][ldw]
   std::ptrdiff_t ldw;
-  T* wt; // where w's transpose goes, [R][ldt]; null for biases
-  std::ptrdiff_t ldt;
-  int n, n_columns; // neurons in the tile; columns that exist (the rest is padding)
+  T* slots[4]; // what the optimizer keeps for each weight, [n][ld_slots]
+  std::ptrdiff_t ld_slots;
+  int n, n_columns;
 };
 
 template <class T> struct Kernels {
@@ -54,9 +61,10 @@ template <class T> struct Kernels {
   int tile_rows; // neurons in a weight tile, a multiple of every block that transposes use
 
   // Rows first .. first + n of dense X, by number if `rows` is given, to one panel and its blocks of columns; 0 < n <=
-  // R. Missing rows repeat the last one: whatever they compute stays finite, and their weight is 0.
-  void (*gather)(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int k, T* panel,
-                 T* columns, std::ptrdiff_t column_stride);
+  // R. Missing rows repeat the last one: whatever they compute stays finite, and their weight is 0. The n_next rows
+  // that follow will be gathered next. `columns` may be null.
+  void (*gather)(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int n_next, int k,
+                 T* panel, T* columns, std::ptrdiff_t column_stride);
   void (*panel_to_columns)(const T* panel, int k, T* columns, std::ptrdiff_t column_stride);
   void (*panel_to_rows)(const T* panel, int k, int n, T* out, std::ptrdiff_t ld);
 
@@ -64,8 +72,8 @@ template <class T> struct Kernels {
   void (*backward)(const PanelProduct<T>& product, T* scratch); // multiplies by the slope of `activation`
   // The first layer for one panel of compressed sparse rows, and its weight gradient: G[input][ldt] of the neurons
   // [block * R, block * R + R) from their deltas, transposed like columns. Work goes with the stored values; sums run
-  // in the order of the dense kernels, so that both give the same bits.
-  void (*forward_sparse)(const SparseRows<T>& X, const PanelProduct<T>& product, T* scratch); // M is WT here
+  // in the order of the dense kernels, so that both give the same bits. forward_sparse: M is W's transpose.
+  void (*forward_sparse)(const SparseRows<T>& X, const PanelProduct<T>& product, T* scratch);
   void (*weight_gradient_sparse)(const SparseRows<T>& X, const T* deltas, int block, T* G, std::ptrdiff_t ldt,
                                  int n_in);
   std::size_t (*scratch_size)(int n_panels, int widest); // elements that forward and backward need
@@ -74,15 +82,19 @@ template <class T> struct Kernels {
   // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses.
   double (*loss)(int loss, T* z, const T* y, const T* weights, int n_outputs);
 
-  // G[n][R] += delta[n][:] . columns[:][R] over all panels; delta panels are `delta_stride` apart.
-  void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels, int n, T* G);
+  // G[n][R] = delta[n][:] . columns[:][R] over all panels, the first `n_columns` of each row; delta panels are
+  // `delta_stride` apart.
+  void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels, int n,
+                          int n_columns, T* G);
   void (*bias_gradient)(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, T* g);
 
-  // G = (G + alpha w) * scale: the gradient of the mean loss with its L2 penalty; returns the sum of w^2.
+  // G = (G + alpha w) * scale: the gradient of the mean loss with its L2 penalty; returns the sum of w^2. Rows of G are
+  // R apart, as many columns as the tile has count.
   double (*finish_gradient)(T alpha, T scale, T* G, const UpdateTile<T>& tile);
-  // The same, then a step of the optimizer.
-  double (*update)(int optimizer, const T* coefficients, T alpha, T scale, T* G, const UpdateTile<T>& tile);
-  void (*transpose_weights)(const UpdateTile<T>& tile); // w -> wt
+  // The same, then a step of the optimizer on w and slots; G stays as it is.
+  double (*update)(int optimizer, const T* coefficients, T alpha, T scale, const T* G, const UpdateTile<T>& tile);
+  // out[j][i] = in[i][j] for whole blocks of lanes that cover (rows, columns): both have room for them.
+  void (*transpose)(const T* in, std::ptrdiff_t ld, int rows, int columns, T* out, std::ptrdiff_t ld_out);
 
   // A single row through one layer, from the flat buffer: out = activation(x W + b), same bits as `forward`.
   void (*forward_row)(const T* W, const T* b, const T* x, int n_in, int n_out, int activation, T* out);

@@ -61,47 +61,30 @@ template <class T> void step_coefficients(const Rule& rule, long long t, T* c) {
   for (int i = 0; i < max_coefficients; ++i) c[i] = T(wide[i]);
 }
 
-// The parameters of one layer, with the optimizer's numbers beside them in the same layout.
+// The parameters of one layer.
 template <class T> struct Layer {
   int n_in, n_out;
   int activation; // number in Activations; -1 at the output, where the loss owns the link
   bool keeps_z;   // the slope needs the pre-activation
   std::ptrdiff_t ldw, ldt;
-  AlignedArray<T> w, wt, b; // [n_out][ldw], [n_in][ldt], [n_out], rows padded to R
-  AlignedArray<T> w_slots[max_slots], b_slots[max_slots];
-
-  Layer(int n_in, int n_out, int activation, int R)
-      : n_in(n_in), n_out(n_out), activation(activation), keeps_z(false), ldw(leading_dimension<T>(n_in, R)),
-        ldt(leading_dimension<T>(n_out, R)), w(w_size(R)), wt(round_up(n_in, R) * ldt), b(round_up(n_out, R)) {
-    if (activation >= 0) Activations::visit(activation, [&](auto a) { keeps_z = !a.slope_from_output; });
-  }
+  T *w, *b;           // [n_out][ldw], [n_out], rows padded to R with zeros
+  AlignedArray<T> wt; // W's transpose [n_in][ldt], kept beside it for the first layer of sparse input only
 
   // From and to the flat buffer, where this layer's weights [n_in][n_out] and biases stand at these addresses.
   void read(const T* weights, const T* biases) {
-    transpose(weights, n_out, n_in, n_out, w.data(), ldw);
-    for (int k = 0; k < n_in; ++k) std::copy_n(weights + std::ptrdiff_t(k) * n_out, n_out, wt.data() + k * ldt);
-    std::copy_n(biases, n_out, b.data());
+    fastmlp::transpose(weights, n_out, n_in, n_out, w, ldw);
+    std::copy_n(biases, n_out, b);
+    if (wt.data())
+      for (int k = 0; k < n_in; ++k) std::copy_n(weights + std::ptrdiff_t(k) * n_out, n_out, wt.data() + k * ldt);
   }
   void write(T* weights, T* biases) const {
-    for (int k = 0; k < n_in; ++k) std::copy_n(wt.data() + k * ldt, n_out, weights + std::ptrdiff_t(k) * n_out);
-    std::copy_n(b.data(), n_out, biases);
+    fastmlp::transpose(w, ldw, n_out, n_in, weights, n_out);
+    std::copy_n(b, n_out, biases);
   }
-  void read_slot(int s, const T* weights, const T* biases) {
-    transpose(weights, n_out, n_in, n_out, w_slots[s].data(), ldw);
-    std::copy_n(biases, n_out, b_slots[s].data());
-  }
-  void write_slot(int s, T* weights, T* biases) const {
-    transpose(w_slots[s].data(), ldw, n_out, n_in, weights, n_out);
-    std::copy_n(b_slots[s].data(), n_out, biases);
-  }
-
-  std::size_t w_size(int R) const { return std::size_t(round_up(n_out, R) * ldw); }
-  void make_slots(int n, int R) {
-    for (int s = 0; s < n; ++s) {
-      if (w_slots[s].data()) continue;
-      w_slots[s] = AlignedArray<T>(w_size(R));
-      b_slots[s] = AlignedArray<T>(round_up(n_out, R));
-    }
+  void keep_transpose(int R) {
+    if (wt.data()) return;
+    wt = AlignedArray<T>(std::size_t(round_up(n_in, R) * ldt));
+    fastmlp::transpose(w, ldw, n_out, n_in, wt.data(), ldt);
   }
 };
 
@@ -137,31 +120,37 @@ template <class F> void for_each_weight(const Network& network, const Tile& tile
 
 // Buffers for up to `capacity` rows of a batch.
 template <class T> struct Workspace {
-  int capacity = 0;                     // rows, a multiple of R
-  std::vector<AlignedArray<T>> panels;  // per layer of units, input first
-  std::vector<AlignedArray<T>> z;       // pre-activations, where kept
-  std::vector<AlignedArray<T>> columns; // per layer of weights: its input, transposed
+  int capacity = 0;         // rows, a multiple of R
+  AlignedPieces<T> panels;  // per layer of units, input first
+  AlignedPieces<T> z;       // pre-activations, where kept
+  AlignedPieces<T> columns; // per layer of weights: its input, transposed
   std::vector<std::ptrdiff_t> panel_stride;
   std::ptrdiff_t column_stride = 0;
   AlignedArray<T> targets, weights;
   AlignedArray<T> first_deltas, first_gradient; // sparse input only: columns of layer 1's deltas; G[n_in][ldt]
   std::vector<double> panel_loss;
-  bool sparse = false;
+  bool sparse = false, training = false; // without training there is no room for what only gradients need
 
   Workspace() = default;
   // Sparse input is read where it lies: it gets no panels, but room for the first layer's whole gradient.
-  Workspace(const Network& network, const std::vector<Layer<T>>& layers, int R, int rows, bool sparse)
-      : capacity(int(round_up(rows, R))), column_stride(std::ptrdiff_t(capacity) * R),
-        targets(std::size_t(capacity) * network.n_outputs()), weights(capacity), panel_loss(capacity / R),
-        sparse(sparse) {
+  Workspace(const Network& network, const std::vector<Layer<T>>& layers, int R, int rows, bool sparse, bool training)
+      : capacity(int(round_up(rows, R))), column_stride(std::ptrdiff_t(capacity) * R), panel_loss(capacity / R),
+        sparse(sparse), training(training) {
+    std::vector<std::size_t> panel_sizes, z_sizes, column_sizes;
     for (std::size_t l = 0; l < network.sizes.size(); ++l) {
       const std::ptrdiff_t padded = round_up(network.sizes[l], R);
       panel_stride.push_back(l == 0 && sparse ? 0 : padded * R);
-      const std::size_t size = std::size_t(capacity) * padded;
-      panels.emplace_back(l == 0 && sparse ? 0 : size);
-      z.emplace_back(l > 0 && layers[l - 1].keeps_z ? size : 0);
-      if (l < layers.size()) columns.emplace_back(l == 0 && sparse ? 0 : size);
+      const std::size_t size = l == 0 && sparse ? 0 : std::size_t(capacity) * padded;
+      panel_sizes.push_back(size);
+      z_sizes.push_back(training && l > 0 && layers[l - 1].keeps_z ? size : 0);
+      column_sizes.push_back(training && l < layers.size() ? size : 0);
     }
+    panels = AlignedPieces<T>(panel_sizes);
+    z = AlignedPieces<T>(z_sizes);
+    columns = AlignedPieces<T>(column_sizes);
+    if (!training) return;
+    targets = AlignedArray<T>(std::size_t(capacity) * network.n_outputs());
+    weights = AlignedArray<T>(capacity);
     if (!sparse) return;
     first_deltas = AlignedArray<T>(std::size_t(capacity) * round_up(layers[0].n_out, R));
     first_gradient = AlignedArray<T>(std::size_t(round_up(layers[0].n_in, R) * layers[0].ldt));

@@ -1,15 +1,71 @@
 #include "memory.hpp"
 
-#ifdef _WIN32
-namespace fastmlp {
-double physical_memory() { return 0; }
-} // namespace fastmlp
-#else
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+#ifndef _WIN32
 #include <unistd.h>
+#endif
+
 namespace fastmlp {
-double physical_memory() {
+
+namespace {
+
+constexpr std::size_t line = 64;                        // bytes of a cache line, and the widest register
+constexpr std::size_t huge_page = std::size_t(2) << 20; // on x86-64 and most aarch64 systems
+constexpr std::size_t worth_huge_pages = 2 * huge_page;
+
+double physical_memory() { // bytes; 0 if unknown
+#ifdef _WIN32
+  return 0;
+#else
   const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGE_SIZE);
   return pages > 0 && size > 0 ? double(pages) * double(size) : 0;
-}
-} // namespace fastmlp
 #endif
+}
+
+std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+} // namespace
+
+void* allocate(std::size_t count, std::size_t size) {
+  const double wanted = double(count) * double(size), limit = physical_memory();
+  if (wanted > 1e18 || (limit > 0 && wanted > limit)) throw OutOfMemory(wanted);
+  const std::size_t bytes = round_up(count ? count * size : 1, line);
+#if defined(__linux__)
+  if (bytes >= worth_huge_pages) { // fresh pages are zero already, and cost nothing before they are used
+    const std::size_t whole = round_up(bytes, huge_page) + huge_page;
+    void* p = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw OutOfMemory(wanted);
+    char* const start = static_cast<char*>(p);
+    char* const aligned = start + (huge_page - reinterpret_cast<std::size_t>(start) % huge_page) % huge_page;
+    if (aligned > start) munmap(start, std::size_t(aligned - start));
+    char* const end = aligned + round_up(bytes, huge_page);
+    if (start + whole > end) munmap(end, std::size_t(start + whole - end));
+    madvise(aligned, std::size_t(end - aligned), MADV_HUGEPAGE); // a wish: the system may have none
+    return aligned;
+  }
+#endif
+  void* p = std::aligned_alloc(line, bytes);
+  if (!p) throw OutOfMemory(wanted);
+  std::memset(p, 0, bytes);
+  return p;
+}
+
+void deallocate(void* p, std::size_t bytes) {
+#if defined(__linux__)
+  bytes = round_up(bytes ? bytes : 1, line);
+  if (p && bytes >= worth_huge_pages) {
+    munmap(p, round_up(bytes, huge_page));
+    return;
+  }
+#else
+  (void)bytes;
+#endif
+  std::free(p);
+}
+
+} // namespace fastmlp

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 namespace fastmlp {
 
@@ -21,27 +21,46 @@ private:
   std::string message;
 };
 
-double physical_memory(); // bytes; 0 if unknown
+// Zeroed bytes from the start of a cache line; large blocks come in huge pages, where the system has them, as a step
+// that walks through megabytes would otherwise wait for address translation. Throws OutOfMemory.
+void* allocate(std::size_t count, std::size_t size);
+void deallocate(void* memory, std::size_t bytes);
 
 template <class T> class AlignedArray {
 public:
   AlignedArray() = default;
-  explicit AlignedArray(std::size_t n) {
-    constexpr std::size_t alignment = 64; // a cache line, and the widest register
-    const double bytes = double(n) * sizeof(T), limit = physical_memory();
-    if (bytes > 1e18 || (limit > 0 && bytes > limit)) throw OutOfMemory(bytes);
-    const std::size_t size = (n * sizeof(T) + alignment - 1) / alignment * alignment;
-    memory.reset(static_cast<T*>(std::aligned_alloc(alignment, size ? size : alignment)));
-    if (!memory) throw OutOfMemory(bytes);
-    for (std::size_t i = 0; i < n; ++i) memory.get()[i] = T(0);
-  }
+  explicit AlignedArray(std::size_t n) : memory(static_cast<T*>(allocate(n, sizeof(T))), Free{n * sizeof(T)}) {}
   T* data() const { return memory.get(); }
 
 private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    std::size_t bytes;
+    void operator()(T* p) const { deallocate(p, bytes); }
   };
-  std::unique_ptr<T[], Free> memory;
+  std::unique_ptr<T[], Free> memory{nullptr, Free{0}};
+};
+
+// One block cut into aligned pieces of the given sizes.
+template <class T> class AlignedPieces {
+public:
+  AlignedPieces() = default;
+  explicit AlignedPieces(const std::vector<std::size_t>& sizes) {
+    std::size_t total = 0;
+    for (std::size_t n : sizes) {
+      starts.push_back(total);
+      total += round_up(n);
+    }
+    block = AlignedArray<T>(total);
+  }
+  T* operator[](std::size_t i) const { return block.data() + starts[i]; }
+
+private:
+  static std::size_t round_up(std::size_t n) {
+    constexpr std::size_t line = 64 / sizeof(T);
+    return (n + line - 1) / line * line;
+  }
+  AlignedArray<T> block;
+  std::vector<std::size_t> starts;
 };
 
 } // namespace fastmlp

@@ -17,28 +17,45 @@ FASTMLP_INLINE std::int64_t row_number(const std::int64_t* rows, std::int64_t fi
   return rows ? rows[first + i] : first + i;
 }
 
+// Block by block of R features, so that all that is written lies together; the rows of the next panel are fetched from
+// memory meanwhile: shuffled rows are where no hardware expects them. `columns` may be null.
 template <class T>
-void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int k, T* panel,
-            T* columns, std::ptrdiff_t column_stride) {
+void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int n_next, int k,
+            T* panel, T* columns, std::ptrdiff_t column_stride) {
   constexpr int W = lane_count<T>, r = R<T>;
-  const int whole = k / r * r;
-  for (int i = 0; i < r; ++i) {
-    const T* x = X + row_number(rows, first, i < n ? i : n - 1) * ld;
-    T* out = columns + i * r;
-    for (int f = 0; f < whole; f += r, out += column_stride) {
-      store(out, load(x + f));
-      store(out + W, load(x + f + W));
-    }
-    if (whole < k)
-      for (int j = 0; j < r; ++j) out[j] = whole + j < k ? x[whole + j] : T(0);
+  const T *x[r], *next[r];
+  T block[r * r];
+  if (!columns) {
+    columns = block;
+    column_stride = 0;
   }
-  columns_to_panel(columns, column_stride, k, panel);
+  for (int i = 0; i < r; ++i) {
+    x[i] = X + row_number(rows, first, i < n ? i : n - 1) * ld;
+    next[i] = n_next > 0 ? X + row_number(rows, first, n + (i < n_next ? i : n_next - 1)) * ld : x[i];
+  }
+  for (int f = 0; f < k; f += r, columns += column_stride, panel += r * r) {
+    if (n_next > 0)
+      for (int i = 0; i < r; ++i) prefetch(next[i] + f);
+    if (f + r <= k) {
+      for (int i = 0; i < r; ++i) {
+        store(columns + i * r, load(x[i] + f));
+        store(columns + i * r + W, load(x[i] + f + W));
+      }
+    } else {
+      for (int i = 0; i < r; ++i)
+        for (int j = 0; j < r; ++j) columns[i * r + j] = f + j < k ? x[i][f + j] : T(0);
+    }
+    transpose_block(columns, panel);
+  }
 }
+
+FASTMLP_INLINE constexpr int smaller(int a, int b) { return a < b ? a : b; } // std::min is not local to this object
 
 // --- products -------------------------------------------------------------------------------------------------------
 
 // C[m][R] (+)= sum_d M[m][d] P[d][R]: the one micro-kernel. `continues`: start from C, else from the bias or 0.
-template <class T, int m_rows>
+// `transposed`: M[d][m] is stored instead.
+template <bool transposed, int m_rows, class T>
 FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T* P, T* C, bool continues,
                              const T* bias) {
   constexpr int W = lane_count<T>, r = R<T>;
@@ -52,7 +69,7 @@ FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T*
     const Vec<T> p0 = load(P), p1 = load(P + W);
     FASTMLP_UNROLL
     for (int m = 0; m < m_rows; ++m) {
-      const Vec<T> w = splat<Vec<T>>(M[m * ldm + d]);
+      const Vec<T> w = splat<Vec<T>>(transposed ? M[d * ldm + m] : M[m * ldm + d]);
       acc[m][0] += w * p0;
       acc[m][1] += w * p1;
     }
@@ -72,9 +89,9 @@ template <int most, class F> FASTMLP_INLINE void with_row_count(int m, F&& f) {
   f(std::integral_constant<int, most>{});
 }
 
-// Splits n rows into equal tiles of at most `register_rows`: 10 is 5 + 5, not 6 + 4.
-template <class F> FASTMLP_INLINE void for_register_tiles(int n, F&& f) {
-  int tiles = (n + register_rows - 1) / register_rows;
+// Splits n rows into equal tiles of at most `most`: 10 is 5 + 5, not 6 + 4.
+template <int most, class F> FASTMLP_INLINE void for_register_tiles(int n, F&& f) {
+  int tiles = (n + most - 1) / most;
   for (int row = 0; row < n; --tiles) {
     const int m = (n - row + tiles - 1) / tiles;
     f(row, m);
@@ -88,23 +105,43 @@ template <class T> std::size_t scratch_size(int n_panels, int widest) {
   return dense > sparse ? dense : sparse;
 }
 
+// Asks for part i of n of a region, so that the memory works while the processor multiplies.
+template <class T> FASTMLP_INLINE void prefetch(const Region<T>& region, int i, int n) {
+  constexpr int line = 64 / int(sizeof(T));
+  const int end = region.rows * (i + 1) / n;
+  for (int row = region.rows * i / n; row < end; ++row)
+    for (int column = 0; column < region.columns; column += line) prefetch(region.first + row * region.ld + column);
+}
+
 // Blocked product; `epilogue(panel, row, n, C)` receives finished rows [row, row + n) of a panel in C[n][R].
-template <class T, class Epilogue>
+template <bool transposed, class T, class Epilogue>
 FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch, Epilogue&& epilogue) {
-  constexpr int r = R<T>;
+  constexpr int r = R<T>, chunk = transposed ? transposed_chunk : depth_chunk;
+  const auto block_of = [&](int row, int depth) -> Region<T> {
+    const int n = smaller(p.n_out - row, row_block<T>), n_depth = smaller(p.n_in - depth, chunk);
+    if (transposed) return {p.M + depth * p.ldm + row, p.ldm, n_depth, n};
+    return {p.M + row * p.ldm + depth, p.ldm, n, n_depth};
+  };
   for (int row = 0; row < p.n_out; row += row_block<T>) {
-    const int n = p.n_out - row < row_block<T> ? p.n_out - row : row_block<T>;
-    for (int depth = 0; depth < p.n_in; depth += depth_chunk) {
-      const int n_depth = p.n_in - depth < depth_chunk ? p.n_in - depth : depth_chunk;
+    for (int depth = 0; depth < p.n_in; depth += chunk) {
+      const Region<T> block = block_of(row, depth);
+      const int n = transposed ? block.columns : block.rows, n_depth = transposed ? block.rows : block.columns;
       const bool last = depth + n_depth == p.n_in;
+      const Region<T> next = !last                          ? block_of(row, depth + chunk)
+                             : row + row_block<T> < p.n_out ? block_of(row + row_block<T>, 0)
+                                                            : p.next;
+      const int n_tiles = (n + register_rows - 1) / register_rows * p.n_panels;
+      int number = 0;
       for (int panel = 0; panel < p.n_panels; ++panel) {
         const T* in = p.in + panel * p.in_stride + std::ptrdiff_t(depth) * r;
         T* C = scratch + std::ptrdiff_t(panel) * row_block<T> * r;
-        for_register_tiles(n, [&](int tile, int m) {
-          const T* M = p.M + (row + tile) * p.ldm + depth;
+        for_register_tiles<register_rows>(n, [&](int tile, int m) {
+          const T* M = transposed ? block.first + tile : block.first + tile * p.ldm;
           const T* bias = p.bias ? p.bias + row + tile : nullptr;
-          with_row_count<register_rows>(
-              m, [&](auto rows) { multiply<T, rows.value>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias); });
+          prefetch(next, number++, n_tiles);
+          with_row_count<register_rows>(m, [&](auto rows) {
+            multiply<transposed, rows.value>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias);
+          });
           if (last) epilogue(panel, row + tile, m, C + tile * r);
         });
       }
@@ -134,8 +171,8 @@ template <class F> FASTMLP_INLINE void with_activation(int number, F&& f) {
 
 template <class T> void forward(const PanelProduct<T>& p, T* scratch) {
   with_activation(p.activation, [&](auto activation) {
-    product(p, scratch,
-            [&](int panel, int row, int n, const T* C) { activate<decltype(activation)>(p, panel, row, n, C); });
+    product<false>(p, scratch,
+                   [&](int panel, int row, int n, const T* C) { activate<decltype(activation)>(p, panel, row, n, C); });
   });
 }
 
@@ -143,7 +180,7 @@ template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
   constexpr int W = lane_count<T>, r = R<T>;
   Activations::visit(p.activation, [&](auto activation) {
     using A = decltype(activation);
-    product(p, scratch, [&](int panel, int row, int n, const T* C) {
+    product<true>(p, scratch, [&](int panel, int row, int n, const T* C) {
       T* out = p.out + panel * p.out_stride + std::ptrdiff_t(row) * r;
       const T* z = p.z ? p.z + panel * p.out_stride + std::ptrdiff_t(row) * r : out;
       for (int i = 0; i < n * r; i += W) store(out + i, load(C + i) * A::slope(load(z + i), load(out + i)));
@@ -151,46 +188,61 @@ template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
   });
 }
 
-template <class T, int m_rows>
+// G[m][R] (+)= delta . columns for m rows and `halves` registers of columns, over consecutive panels.
+template <int halves, int m_rows, class T>
 FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels,
-                                         T* G) {
+                                         bool continues, T* G) {
   constexpr int W = lane_count<T>, r = R<T>;
-  Vec<T> acc[m_rows][2];
+  Vec<T> acc[m_rows][halves];
   FASTMLP_UNROLL
   for (int m = 0; m < m_rows; ++m) {
-    acc[m][0] = load(G + m * r);
-    acc[m][1] = load(G + m * r + W);
+    FASTMLP_UNROLL
+    for (int h = 0; h < halves; ++h) acc[m][h] = continues ? load(G + m * r + h * W) : splat<Vec<T>>(T(0));
   }
   for (int panel = 0; panel < n_panels; ++panel, delta += delta_stride) {
     for (int d = 0; d < r; ++d, columns += r) {
-      const Vec<T> p0 = load(columns), p1 = load(columns + W);
+      Vec<T> p[halves];
+      FASTMLP_UNROLL
+      for (int h = 0; h < halves; ++h) p[h] = load(columns + h * W);
       FASTMLP_UNROLL
       for (int m = 0; m < m_rows; ++m) {
         const Vec<T> w = splat<Vec<T>>(delta[m * r + d]);
-        acc[m][0] += w * p0;
-        acc[m][1] += w * p1;
+        FASTMLP_UNROLL
+        for (int h = 0; h < halves; ++h) acc[m][h] += w * p[h];
       }
     }
   }
   FASTMLP_UNROLL
   for (int m = 0; m < m_rows; ++m) {
-    store(G + m * r, acc[m][0]);
-    store(G + m * r + W, acc[m][1]);
+    FASTMLP_UNROLL
+    for (int h = 0; h < halves; ++h) store(G + m * r + h * W, acc[m][h]);
+  }
+}
+
+template <int halves, class T>
+FASTMLP_INLINE void weight_gradient_of(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels,
+                                       int n, T* G) {
+  constexpr int r = R<T>, chunk = 16; // 16 panels of one column block stay in the level-1 cache
+  constexpr int most_rows = register_rows * 2 / halves;
+  for (int panel = 0; panel < n_panels; panel += chunk) {
+    const int panels = smaller(n_panels - panel, chunk);
+    for_register_tiles<most_rows>(n, [&](int row, int m) {
+      with_row_count<most_rows>(m, [&](auto rows) {
+        weight_gradient_tile<halves, rows.value>(delta + panel * delta_stride + row * r, delta_stride,
+                                                 columns + std::ptrdiff_t(panel) * r * r, panels, panel > 0,
+                                                 G + row * r);
+      });
+    });
   }
 }
 
 template <class T>
-void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels, int n, T* G) {
-  constexpr int r = R<T>, chunk = 16; // 16 panels of one column block stay in the level-1 cache
-  for (int panel = 0; panel < n_panels; panel += chunk) {
-    const int panels = n_panels - panel < chunk ? n_panels - panel : chunk;
-    for_register_tiles(n, [&](int row, int m) {
-      with_row_count<register_rows>(m, [&](auto rows) {
-        weight_gradient_tile<T, rows.value>(delta + panel * delta_stride + row * r, delta_stride,
-                                            columns + std::ptrdiff_t(panel) * r * r, panels, G + row * r);
-      });
-    });
-  }
+void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels, int n, int n_columns,
+                     T* G) {
+  if (n_columns <= lane_count<T>)
+    weight_gradient_of<1>(delta, delta_stride, columns, n_panels, n, G);
+  else
+    weight_gradient_of<2>(delta, delta_stride, columns, n_panels, n, G);
 }
 
 // --- sparse input

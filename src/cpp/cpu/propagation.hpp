@@ -9,9 +9,24 @@ template <class T> class Propagation {
 public:
   Propagation(const Network& network, const Kernels<T>& kernels)
       : kernels(kernels), R(kernels.rows), n_outputs(network.n_outputs()) {
+    std::vector<std::size_t> sizes;
     for (int l = 0; l < network.n_layers(); ++l) {
-      const int activation = l + 1 == network.n_layers() ? -1 : network.activations[l];
-      layers.emplace_back(network.sizes[l], network.sizes[l + 1], activation, R);
+      Layer<T> layer{};
+      layer.n_in = network.sizes[l];
+      layer.n_out = network.sizes[l + 1];
+      layer.activation = l + 1 == network.n_layers() ? -1 : network.activations[l];
+      if (layer.activation >= 0)
+        Activations::visit(layer.activation, [&](auto entry) { layer.keeps_z = !entry.slope_from_output; });
+      layer.ldw = leading_dimension<T>(layer.n_in, R);
+      layer.ldt = leading_dimension<T>(layer.n_out, R);
+      sizes.push_back(std::size_t(round_up(layer.n_out, R) * layer.ldw));
+      sizes.push_back(std::size_t(round_up(layer.n_out, R)));
+      layers.push_back(std::move(layer));
+    }
+    memory = AlignedPieces<T>(sizes);
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      layers[l].w = memory[2 * l];
+      layers[l].b = memory[2 * l + 1];
     }
   }
 
@@ -19,7 +34,8 @@ public:
   void enter(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t from, int to,
              T* scratch) const {
     const std::int64_t start = rows.first + from * R;
-    const int n = int(std::min<std::int64_t>(R, rows.n - from * R));
+    const std::int64_t left = rows.n - from * R;
+    const int n = int(std::min<std::int64_t>(R, left)), n_next = int(std::min<std::int64_t>(R, left - n));
     if (X.indptr) {
       PanelProduct<T> product = forward_product(space, 0, to, 1);
       product.M = layers[0].wt.data();
@@ -27,20 +43,23 @@ public:
       kernels.forward_sparse({X.data, X.indices, X.indptr, rows.numbers, start, n}, product, scratch);
       return;
     }
-    kernels.gather(X.data, X.stride, rows.numbers, start, n, X.n_columns,
-                   space.panels[0].data() + to * space.panel_stride[0],
-                   space.columns[0].data() + std::ptrdiff_t(to) * R * R, space.column_stride);
+    kernels.gather(X.data, X.stride, rows.numbers, start, n, n_next, X.n_columns,
+                   space.panels[0] + to * space.panel_stride[0],
+                   space.training ? space.columns[0] + std::ptrdiff_t(to) * R * R : nullptr, space.column_stride);
   }
 
   // Targets and weights of a panel of rows; rows that are missing in the last panel weigh nothing.
   void enter_targets(Workspace<T>& space, const Dataset<T>& data, const RowRange& rows, int panel) const {
     T* y = space.targets.data() + std::ptrdiff_t(panel) * n_outputs * R;
     T* weights = space.weights.data() + panel * R;
+    if (data.labels) std::fill_n(y, n_outputs * R, T(0));
     for (int i = 0; i < R; ++i) {
       const std::int64_t in_batch = std::int64_t(panel) * R + i, row = rows[std::min(in_batch, rows.n - 1)];
       weights[i] = in_batch >= rows.n ? T(0) : data.sample_weight ? data.sample_weight[row] : T(1);
-      for (int k = 0; k < n_outputs; ++k)
-        y[k * R + i] = data.labels ? T(data.labels[row] == k) : data.y[row * n_outputs + k];
+      if (data.labels)
+        y[data.labels[row] * R + i] = T(1);
+      else
+        for (int k = 0; k < n_outputs; ++k) y[k * R + i] = data.y[row * n_outputs + k];
     }
   }
 
@@ -54,10 +73,11 @@ public:
   void backward(Workspace<T>& space, int l, int panel, int count, T* scratch) const {
     const Layer<T>&above = layers[l], &below = layers[l - 1];
     PanelProduct<T> product{};
-    product.M = above.wt.data();
-    product.ldm = above.ldt;
+    product.M = above.w;
+    product.ldm = above.ldw;
+    if (l > 1) product.next = {below.w, below.ldw, std::min(below.n_out, soon), std::min(below.n_in, soon)};
     set_panels(space, l + 1, l, panel, product);
-    if (below.keeps_z) product.z = space.z[l].data() + panel * product.out_stride;
+    if (below.keeps_z) product.z = space.z[l] + panel * product.out_stride;
     product.n_in = above.n_out;
     product.n_out = above.n_in;
     product.n_panels = count;
@@ -71,11 +91,15 @@ private:
   PanelProduct<T> forward_product(Workspace<T>& space, int l, int panel, int count) const {
     const Layer<T>& layer = layers[l];
     PanelProduct<T> product{};
-    product.M = layer.w.data();
+    product.M = layer.w;
     product.ldm = layer.ldw;
-    product.bias = layer.b.data();
+    if (l + 1 < int(layers.size())) {
+      const Layer<T>& above = layers[l + 1];
+      product.next = {above.w, above.ldw, std::min(above.n_out, soon), std::min(above.n_in, soon)};
+    }
+    product.bias = layer.b;
     set_panels(space, l, l + 1, panel, product);
-    if (layer.keeps_z) product.z = space.z[l + 1].data() + panel * product.out_stride;
+    if (layer.keeps_z && space.training) product.z = space.z[l + 1] + panel * product.out_stride;
     product.n_in = layer.n_in;
     product.n_out = layer.n_out;
     product.n_panels = count;
@@ -86,12 +110,15 @@ private:
   static void set_panels(Workspace<T>& space, int from, int to, int panel, PanelProduct<T>& product) {
     product.in_stride = space.panel_stride[from];
     product.out_stride = space.panel_stride[to];
-    product.in = space.panels[from].data() + panel * product.in_stride;
-    product.out = space.panels[to].data() + panel * product.out_stride;
+    product.in = space.panels[from] + panel * product.in_stride;
+    product.out = space.panels[to] + panel * product.out_stride;
   }
+
+  static constexpr int soon = 128; // rows and columns of the next weights that are fetched ahead
 
   const Kernels<T>& kernels;
   const int R, n_outputs;
+  AlignedPieces<T> memory; // of the layers
 };
 
 } // namespace fastmlp

@@ -25,7 +25,8 @@ constexpr int register_rows = FASTMLP_ACCUMULATORS;
 template <class T> constexpr int tile_rows = lane_count<T> <= 8 ? 24 : 48;
 
 // Blocking: an input chunk of depth_chunk features stays in the level-1 cache, a block of weights in level 2.
-constexpr int depth_chunk = 320;
+// Transposed weights take a whole cache line for the few of them that a register tile reads: shorter chunks.
+constexpr int depth_chunk = 320, transposed_chunk = 128;
 template <class T> constexpr int row_block = sizeof(T) == 4 ? 96 : 48;
 
 template <class T> FASTMLP_INLINE Vec<T> load(const T* p) {
@@ -34,6 +35,23 @@ template <class T> FASTMLP_INLINE Vec<T> load(const T* p) {
 template <class T> FASTMLP_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename Vector<T>::unaligned*>(p) = v;
 }
+
+// The same for a type S that is a register or a single number.
+template <class S> FASTMLP_INLINE S load_as(const scalar_of<S>* p) {
+  if constexpr (lanes<S> == 1)
+    return *p;
+  else
+    return load(p);
+}
+template <class S> FASTMLP_INLINE void store_as(scalar_of<S>* p, S v) {
+  if constexpr (lanes<S> == 1)
+    *p = v;
+  else
+    store(p, v);
+}
+
+// To the level-2 cache: what is asked for is read after some microseconds, not at once.
+FASTMLP_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 template <class T> FASTMLP_INLINE T sum_of_lanes(Vec<T> v) {
   T sum = v[0];
@@ -96,9 +114,10 @@ template <class T> void panel_to_rows(const T* panel, int k, int n, T* out, std:
 }
 
 template <class T>
-FASTMLP_INLINE void columns_to_panel(const T* columns, std::ptrdiff_t column_stride, int k, T* panel) {
-  constexpr int r = R<T>;
-  for (int f = 0; f < k; f += r, columns += column_stride) transpose_block(columns, panel + std::ptrdiff_t(f) * r);
+void transpose(const T* in, std::ptrdiff_t ld, int rows, int columns, T* out, std::ptrdiff_t ld_out) {
+  constexpr int W = lane_count<T>;
+  for (int i = 0; i < rows; i += W)
+    for (int j = 0; j < columns; j += W) transpose_lanes(in + i * ld + j, ld, out + j * ld_out + i, ld_out);
 }
 
 } // namespace

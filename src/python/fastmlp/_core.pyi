@@ -141,6 +141,8 @@ class Engine:
     ) -> dict[str, Any]:
         """Whole epochs: shuffles, batches, steps, stopping rules. ``parameters`` and ``slots`` are updated in place.
 
+        In a slot the weights of a layer are ``(fan_out, fan_in)``; its order is that of the parameters otherwise.
+
         ``rows``/``validation_rows`` are the row numbers of ``X`` used for training and for the validation score
         (None: all rows; no validation). ``options``, all required unless a default is shown:
 

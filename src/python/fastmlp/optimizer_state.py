@@ -44,8 +44,9 @@ class OptimizerState:
     t : int
         Steps done so far.
     slots : dict of str to ndarray of shape (n_parameters,)
-        The numbers kept for each parameter, flat, by the catalogue's name. Each is also an attribute that gives them as
-        a list of arrays, weights first, then biases: ``m`` and ``v`` (or scikit-learn's ``ms`` and ``vs``) of "adam",
+        The numbers kept for each parameter, flat, by the catalogue's name, in the core's order: the weights of a layer
+        are (fan_out, fan_in) here. Each is also an attribute that gives them as a list of arrays shaped like the
+        parameters, weights first, then biases: ``m`` and ``v`` (or scikit-learn's ``ms`` and ``vs``) of "adam",
         ``velocity`` (``velocities``) of "sgd".
     """
 
@@ -76,7 +77,8 @@ class OptimizerState:
         if slot not in slots:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         coefs, biases = views(slots[slot], self.layer_sizes)
-        return [*coefs, *biases]
+        by_neuron = (coef.reshape(coef.shape[::-1]) for coef in coefs)
+        return [*(coef.T for coef in by_neuron), *biases]
 
     def writable_slots(self, dtype: DTypeLike) -> list[NDArray[Any]]:
         """Return the slots in the catalogue's order as ``dtype``, for the core to update in place."""
