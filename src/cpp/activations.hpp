@@ -5,11 +5,14 @@
 //
 // `value(z)` is the activation. `slope(z, a)` is its derivative at z, where a = value(z). If `slope_from_output` is
 // true the engine does not keep z (it passes a for both), which saves a buffer: use it when the slope can be written
-// in terms of a alone. NaN must propagate: write comparisons so that NaN falls through to the arithmetic.
+// in terms of a alone. NaN must propagate: write comparisons so that NaN falls through to the arithmetic. An activation
+// of very few instructions may say `cheap = true`: products then apply it while their sums are in registers.
 #pragma once
 
 #include "catalog.hpp"
 #include "vector_math.hpp"
+
+#include <type_traits>
 
 namespace fastmlp {
 
@@ -17,6 +20,7 @@ struct Identity {
   static constexpr const char* name = "identity";
   static constexpr const char* formula = "z";
   static constexpr bool slope_from_output = true;
+  static constexpr bool cheap = true;
   template <class S> FASTMLP_INLINE S value(S z) { return z; }
   template <class S> FASTMLP_INLINE S slope(S, S) { return splat<S>(1); }
 };
@@ -41,6 +45,7 @@ struct Relu {
   static constexpr const char* name = "relu";
   static constexpr const char* formula = "max(0, z)";
   static constexpr bool slope_from_output = true;
+  static constexpr bool cheap = true;
   template <class S> FASTMLP_INLINE S value(S z) { return select(z < splat<S>(0), splat<S>(0), z); }
   template <class S> FASTMLP_INLINE S slope(S, S a) { return select(a == splat<S>(0), splat<S>(0), splat<S>(1)); }
 };
@@ -49,6 +54,7 @@ struct LeakyRelu {
   static constexpr const char* name = "leaky_relu";
   static constexpr const char* formula = "z if z > 0 else 0.01 z";
   static constexpr bool slope_from_output = true;
+  static constexpr bool cheap = true;
   template <class S> FASTMLP_INLINE S value(S z) { return select(z > splat<S>(0), z, splat<S>(0.01) * z); }
   template <class S> FASTMLP_INLINE S slope(S, S a) { return select(a > splat<S>(0), splat<S>(1), splat<S>(0.01)); }
 };
@@ -117,6 +123,9 @@ struct Mish {
     return t + z * (splat<S>(1) - t * t) * logistic(z);
   }
 };
+
+template <class A, class = void> constexpr bool is_cheap = false;
+template <class A> constexpr bool is_cheap<A, std::void_t<decltype(A::cheap)>> = A::cheap;
 
 using Activations = Catalog<Identity, Logistic, Tanh, Relu, LeakyRelu, Elu, Selu, Softplus, Gelu, Silu, Mish>;
 

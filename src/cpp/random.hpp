@@ -38,16 +38,33 @@ public:
     return value;
   }
 
+  // Swaps x[i] with a random one of x[0..i], from the end. A rejected draw swaps x[i] with itself and leaves i: cheaper
+  // than a branch that nobody can predict.
   void shuffle(std::int64_t* x, std::int64_t n) {
-    for (std::int64_t i = n - 1; i > 0; --i) std::swap(x[i], x[below_or_equal(std::uint64_t(i))]);
+    std::int64_t i = n - 1;
+    for (; i > 0xffffffff; --i) std::swap(x[i], x[below_or_equal(std::uint64_t(i))]);
+    std::int64_t mask = 0xffffffff;
+    while (i > 0) {
+      while (mask >> 1 >= i) mask >>= 1;
+      for (const std::int64_t half = mask >> 1; i > half;) {
+        const std::int64_t drawn = next() & mask, accepted = drawn <= i;
+        std::swap(x[i], x[i ^ ((i ^ drawn) & -accepted)]);
+        i -= accepted;
+      }
+    }
   }
 
 private:
+  static std::uint32_t twist(std::uint32_t high, std::uint32_t low, std::uint32_t far) {
+    const std::uint32_t y = (high & 0x80000000u) | (low & 0x7fffffffu);
+    return far ^ (y >> 1) ^ (-(y & 1u) & 0x9908b0dfu);
+  }
+
   void renew() {
-    for (int i = 0; i < size; ++i) {
-      const std::uint32_t y = (key[i] & 0x80000000u) | (key[(i + 1) % size] & 0x7fffffffu);
-      key[i] = key[(i + 397) % size] ^ (y >> 1) ^ ((y & 1u) ? 0x9908b0dfu : 0u);
-    }
+    constexpr int lag = 397, rest = size - lag;
+    for (int i = 0; i < rest; ++i) key[i] = twist(key[i], key[i + 1], key[i + lag]);
+    for (int i = rest; i < size - 1; ++i) key[i] = twist(key[i], key[i + 1], key[i - rest]);
+    key[size - 1] = twist(key[size - 1], key[0], key[lag - 1]);
     position = 0;
   }
 };

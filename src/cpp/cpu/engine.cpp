@@ -12,7 +12,7 @@
 
 #include "blas.hpp"
 #include "kernels.hpp"
-#include "propagation.hpp"
+#include "prediction.hpp"
 #include "threads.hpp"
 
 #include <cmath>
@@ -20,8 +20,6 @@
 namespace fastmlp {
 
 namespace {
-
-constexpr int panels_per_block = 8; // weights are read once for so many panels
 
 template <class T> class CpuEngine final : public Engine<T> {
 public:
@@ -71,7 +69,10 @@ public:
         team.barrier();
         if (stop) break;
         const double weight = sum_of_weights(data, order, first, batch.rows.n);
-        if (weight != 0) step(batch, rule, ++t, alpha, 1 / weight, team);
+        if (weight != 0) {
+          const std::int64_t next = std::min(first + batch_size, n);
+          step(batch, batch_of(data, order, next, std::min(batch_size, n - next)), rule, ++t, alpha, 1 / weight, team);
+        }
         // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
         // after.
         const double loss = team.thread == 0 && weight != 0 ? batch_loss(batch) / weight : 0;
@@ -131,31 +132,12 @@ public:
   void predict(const T* parameters, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
                T* out) override {
     if (layer == 0) return copy_rows(X, {rows, 0, n}, out);
+    const Prediction<T> prediction{network, propagation};
     constexpr int few = 4; // packing the weights for panels costs about as much as so many rows one by one
-    if (parameters && n <= few && !X.indptr) {
-      const FlushDenormals mode;
-      for (std::int64_t i = 0; i < n; ++i)
-        predict_row(parameters, X.data + (rows ? rows[i] : i) * X.stride, layer, out + i * network.sizes[layer]);
-      return;
-    }
+    if (parameters && n <= few && !X.indptr) return prediction.by_row(parameters, X, {rows, 0, n}, layer, out);
     if (parameters) set_parameters(parameters);
-    const std::int64_t n_panels = (n + R - 1) / R;
-    const int n_threads = int(std::min<std::int64_t>(choose_threads(requested_threads, flops_per_row * double(n)),
-                                                     (n_panels + panels_per_block - 1) / panels_per_block));
-    std::vector<Workspace<T>> spaces; // a block of panels for each thread
-    for (int i = 0; i < n_threads; ++i)
-      spaces.emplace_back(network, layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R,
-                          X.indptr != nullptr, false);
     if (X.indptr) layers[0].keep_transpose(R);
-    make_scratch(n_threads);
-    parallel(n_threads, [&](const Team& team) {
-      const FlushDenormals mode;
-      const std::int64_t end = part(n_panels, team, 1);
-      for (std::int64_t p = part(n_panels, team); p < end; p += panels_per_block) {
-        const int count = int(std::min<std::int64_t>(panels_per_block, end - p));
-        predict_block(spaces[team.thread], X, {rows, 0, n}, p, count, layer, scratch[team.thread].data(), out);
-      }
-    });
+    prediction.by_panel(X, {rows, 0, n}, layer, choose_threads(requested_threads, flops_per_row * double(n)), out);
   }
 
 private:
@@ -255,7 +237,7 @@ private:
       return kernels.transpose(g, ldt, width, tile.n, G, R);
     }
     kernels.weight_gradient(delta, stride, space.columns[tile.layer] + tile.column / R * space.column_stride,
-                            batch.n_panels, tile.n, width, G);
+                            int(batch.rows.n), tile.n, width, G);
   }
 
   UpdateTile<T> update_tile(const Tile& tile) const {
@@ -273,6 +255,31 @@ private:
     return u;
   }
 
+  // The weights of a tile and the optimizer's numbers are fetched while the gradient of the one before is computed.
+  void prefetch(const Tile& tile) const {
+    const UpdateTile<T> u = update_tile(tile);
+    for (int row = 0; row < u.n; ++row) {
+      __builtin_prefetch(u.w + row * u.ldw, 1);
+      for (std::size_t s = 0; s < slots.size(); ++s) __builtin_prefetch(u.slots[s] + row * u.ld_slots, 1);
+    }
+  }
+
+  // Likewise the rows that this thread will gather for the next batch, some with each of its tiles.
+  void prefetch(const Batch& next, const Team& team, std::size_t tile) const {
+    const Matrix<T>& X = next.data.X;
+    if (X.indptr) return;
+    const std::int64_t first = part(next.n_panels, team) * R, last = part(next.n_panels, team, 1) * R,
+                       first_tile = part(std::int64_t(tiles.size()), team),
+                       n_tiles = part(std::int64_t(tiles.size()), team, 1) - first_tile,
+                       number = std::int64_t(tile) - first_tile;
+    const auto row_at = [&](std::int64_t k) { return std::min(first + (last - first) * k / n_tiles, next.rows.n); };
+    constexpr int line = 64 / int(sizeof(T));
+    for (std::int64_t row = row_at(number); row < row_at(number + 1); ++row) {
+      const T* x = X.data + next.rows[row] * X.stride;
+      for (int column = 0; column < X.n_columns; column += line) __builtin_prefetch(x + column, 0, 2);
+    }
+  }
+
   double update(const Rule& rule, const T* c, T alpha, T scale, const T* G, const Tile& tile) {
     const double squares = kernels.update(rule.optimizer, c, alpha, scale, G, update_tile(tile));
     const Layer<T>& layer = layers[tile.layer];
@@ -283,11 +290,14 @@ private:
     return squares;
   }
 
-  void step(const Batch& batch, const Rule& rule, long long t, double alpha, double scale, const Team& team) {
+  void step(const Batch& batch, const Batch& next, const Rule& rule, long long t, double alpha, double scale,
+            const Team& team) {
     T c[max_coefficients];
     step_coefficients(rule, t, c);
     sparse_gradient(batch, team);
     for_my_tiles(team, [&](std::size_t i, const Tile& tile, T* G) {
+      if (i + 1 < tiles.size()) prefetch(tiles[i + 1]);
+      prefetch(next, team, i);
       tile_gradient(batch, tile, G);
       const bool bias = tile.column < 0; // biases are not penalised
       const double squares = update(rule, c, bias ? T(0) : T(alpha), T(scale), G, tile);
@@ -322,35 +332,6 @@ private:
     double sum = 0;
     for (double squares : tile_squares) sum += squares;
     return 0.5 * alpha * sum;
-  }
-
-  // --- prediction ----------------------------------------------------------------------------------------------------
-
-  void predict_block(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t first_panel, int count,
-                     int layer, T* scratch, T* out) const {
-    for (int p = 0; p < count; ++p) propagation.enter(space, X, rows, first_panel + p, p, scratch);
-    for (int l = 0; l < layer; ++l) propagation.forward(space, l, 0, count, scratch);
-    const int width = network.sizes[layer];
-    for (int p = 0; p < count; ++p) {
-      T* panel = space.panels[layer] + p * space.panel_stride[layer];
-      if (layer == network.n_layers()) kernels.link(network.loss, panel, width);
-      const std::int64_t row = (first_panel + p) * R;
-      kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, rows.n - row)), out + row * width, width);
-    }
-  }
-
-  void predict_row(const T* parameters, const T* x, int layer, T* out) const {
-    const int widest = *std::max_element(network.sizes.begin(), network.sizes.end());
-    const AlignedArray<T> buffers(2 * round_up(widest, R));
-    T* from = buffers.data();
-    T* to = from + round_up(widest, R);
-    for (int l = 0; l < layer; ++l) {
-      kernels.forward_row(parameters + network.coefs[l], parameters + network.biases[l], l ? from : x, layers[l].n_in,
-                          layers[l].n_out, layers[l].activation, to);
-      std::swap(from, to);
-    }
-    if (layer == network.n_layers()) kernels.link_row(network.loss, from, network.n_outputs());
-    std::copy_n(from, network.sizes[layer], out);
   }
 
   const Network network;

@@ -66,22 +66,30 @@ FASTMLP_INLINE S step(const T* c, T alpha, T scale, T* g, T* w, T* const* slots,
 }
 
 template <class Entry, class T>
-FASTMLP_INLINE double sweep(const T* c, T alpha, T scale, T* G, const UpdateTile<T>& t) {
+FASTMLP_INLINE double sweep(const T* coefficients, T alpha, T scale, T* G, const UpdateTile<T>& tile) {
   constexpr int W = lane_count<T>, r = R<T>;
+  // Copies that nobody else knows: else all would be read again after every store.
+  const UpdateTile<T> t = tile;
+  T c[max_coefficients];
+  for (int i = 0; i < max_coefficients; ++i) c[i] = coefficients[i];
+  const int whole = t.n_columns / W * W; // columns that fill registers
   Vec<T> squares = splat<Vec<T>>(T(0));
-  T rest = 0;
   for (int row = 0; row < t.n; ++row) {
     T *w = t.w + row * t.ldw, *g = G + row * r;
     const std::ptrdiff_t at = row * t.ld_slots;
-    int j = 0;
-    for (; j + W <= t.n_columns; j += W) squares += step<Entry, Vec<T>>(c, alpha, scale, g + j, w + j, t.slots, at + j);
-    for (; j < t.n_columns; ++j) rest += step<Entry, T>(c, alpha, scale, g + j, w + j, t.slots, at + j);
+    for (int j = 0; j < whole; j += W) squares += step<Entry, Vec<T>>(c, alpha, scale, g + j, w + j, t.slots, at + j);
   }
+  T rest = 0;
+  if (whole < t.n_columns)
+    for (int row = 0; row < t.n; ++row)
+      for (int j = whole; j < t.n_columns; ++j)
+        rest += step<Entry, T>(c, alpha, scale, G + row * r + j, t.w + row * t.ldw + j, t.slots, row * t.ld_slots + j);
   return double(sum_of_lanes<T>(squares)) + double(rest);
 }
 
 template <class T> double finish_gradient(T alpha, T scale, T* G, const UpdateTile<T>& t) {
-  return sweep<KeepGradient>(static_cast<const T*>(nullptr), alpha, scale, G, t);
+  const T none[max_coefficients] = {};
+  return sweep<KeepGradient>(none, alpha, scale, G, t);
 }
 
 template <class T> double update(int number, const T* c, T alpha, T scale, const T* G, const UpdateTile<T>& t) {

@@ -82,9 +82,9 @@ template <class T> struct Kernels {
   // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses.
   double (*loss)(int loss, T* z, const T* y, const T* weights, int n_outputs);
 
-  // G[n][R] = delta[n][:] . columns[:][R] over all panels, the first `n_columns` of each row; delta panels are
+  // G[n][R] = delta[n][:] . columns[:][R] over the rows of the batch, the first `n_columns` of each; delta panels are
   // `delta_stride` apart.
-  void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels, int n,
+  void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n,
                           int n_columns, T* G);
   void (*bias_gradient)(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, T* g);
 

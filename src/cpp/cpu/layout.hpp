@@ -18,14 +18,13 @@ template <class T> std::ptrdiff_t leading_dimension(std::ptrdiff_t n, int R) {
   return ld * std::ptrdiff_t(sizeof(T)) % 512 == 0 ? ld + R : ld;
 }
 
-// B[j][i] = A[i][j], in blocks that fit the cache.
-template <class T>
-void transpose(const T* A, std::ptrdiff_t lda, std::ptrdiff_t rows, std::ptrdiff_t columns, T* B, std::ptrdiff_t ldb) {
-  constexpr std::ptrdiff_t block = 32;
-  for (std::ptrdiff_t i0 = 0; i0 < rows; i0 += block)
-    for (std::ptrdiff_t j0 = 0; j0 < columns; j0 += block)
-      for (std::ptrdiff_t i = i0; i < std::min(i0 + block, rows); ++i)
-        for (std::ptrdiff_t j = j0; j < std::min(j0 + block, columns); ++j) B[j * ldb + i] = A[i * lda + j];
+// B[j][i] = A[i][j].
+template <class T> void transpose(const T* A, std::ptrdiff_t lda, int rows, int columns, T* B, std::ptrdiff_t ldb) {
+  const Kernels<T>& kernels = fastmlp::kernels<T>();
+  const int R = kernels.rows, whole_rows = rows / R * R, whole_columns = columns / R * R;
+  for (int i = 0; i < whole_rows; i += R) kernels.transpose(A + i * lda, lda, R, whole_columns, B + i, ldb);
+  for (int i = 0; i < rows; ++i)
+    for (int j = i < whole_rows ? whole_columns : 0; j < columns; ++j) B[j * ldb + i] = A[i * lda + j];
 }
 
 // Rows first .. first + n, by number if `numbers` is given.

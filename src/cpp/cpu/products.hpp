@@ -54,10 +54,11 @@ FASTMLP_INLINE constexpr int smaller(int a, int b) { return a < b ? a : b; } // 
 // --- products -------------------------------------------------------------------------------------------------------
 
 // C[m][R] (+)= sum_d M[m][d] P[d][R]: the one micro-kernel. `continues`: start from C, else from the bias or 0.
-// `transposed`: M[d][m] is stored instead.
-template <bool transposed, int m_rows, class T>
-FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T* P, T* C, bool continues,
-                             const T* bias) {
+// `transposed`: M[d][m] is stored instead. `finish(m, half, sums)` takes the sums from their registers if it is not
+// null.
+template <bool transposed, int m_rows, class T, class Finish>
+FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T* P, T* C, bool continues, const T* bias,
+                             const Finish* finish) {
   constexpr int W = lane_count<T>, r = R<T>;
   Vec<T> acc[m_rows][2];
   FASTMLP_UNROLL
@@ -67,6 +68,7 @@ FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T*
   }
   for (int d = 0; d < depth; ++d, P += r) {
     const Vec<T> p0 = load(P), p1 = load(P + W);
+    if (transposed) __builtin_prefetch(M + (d + 8) * ldm); // each step reads from another line, far away
     FASTMLP_UNROLL
     for (int m = 0; m < m_rows; ++m) {
       const Vec<T> w = splat<Vec<T>>(transposed ? M[d * ldm + m] : M[m * ldm + d]);
@@ -74,11 +76,24 @@ FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T*
       acc[m][1] += w * p1;
     }
   }
+  if constexpr (Finish::in_registers) {
+    if (finish) {
+      FASTMLP_UNROLL
+      for (int m = 0; m < m_rows; ++m) {
+        (*finish)(m* r, acc[m][0]);
+        (*finish)(m* r + W, acc[m][1]);
+      }
+      return;
+    }
+  }
   FASTMLP_UNROLL
   for (int m = 0; m < m_rows; ++m) {
     store(C + m * r, acc[m][0]);
     store(C + m * r + W, acc[m][1]);
   }
+  if constexpr (!Finish::in_registers)
+    if (finish)
+      for (int i = 0; i < m_rows * r; i += W) (*finish)(i, load(C + i));
 }
 
 // Calls f(integral_constant m) for the row count m = 1 .. most.
@@ -113,9 +128,8 @@ template <class T> FASTMLP_INLINE void prefetch(const Region<T>& region, int i, 
     for (int column = 0; column < region.columns; column += line) prefetch(region.first + row * region.ld + column);
 }
 
-// Blocked product; `epilogue(panel, row, n, C)` receives finished rows [row, row + n) of a panel in C[n][R].
-template <bool transposed, class T, class Epilogue>
-FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch, Epilogue&& epilogue) {
+// Blocked product. `Finish{p, at}(i, sums)` takes finished sums, to be stored i from `at` in the output panels.
+template <bool transposed, class Finish, class T> FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch) {
   constexpr int r = R<T>, chunk = transposed ? transposed_chunk : depth_chunk;
   const auto block_of = [&](int row, int depth) -> Region<T> {
     const int n = smaller(p.n_out - row, row_block<T>), n_depth = smaller(p.n_in - depth, chunk);
@@ -139,30 +153,39 @@ FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch, Epilogue&& epi
           const T* M = transposed ? block.first + tile : block.first + tile * p.ldm;
           const T* bias = p.bias ? p.bias + row + tile : nullptr;
           prefetch(next, number++, n_tiles);
+          const Finish finish{p, panel * p.out_stride + (row + tile) * std::ptrdiff_t(r)};
           with_row_count<register_rows>(m, [&](auto rows) {
-            multiply<transposed, rows.value>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias);
+            multiply<transposed, rows.value>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias,
+                                             last ? &finish : nullptr);
           });
-          if (last) epilogue(panel, row + tile, m, C + tile * r);
         });
       }
     }
   }
 }
 
-// Finished pre-activations C of rows [row, row + n) of a panel through the activation, to the output panel.
-template <class A, class T>
-FASTMLP_INLINE void activate(const PanelProduct<T>& p, int panel, int row, int n, const T* C) {
-  constexpr int W = lane_count<T>, r = R<T>;
-  T* out = p.out + panel * p.out_stride + std::ptrdiff_t(row) * r;
-  T* z = p.z ? p.z + panel * p.out_stride + std::ptrdiff_t(row) * r : nullptr;
-  for (int i = 0; i < n * r; i += W) {
-    const Vec<T> v = load(C + i);
-    if constexpr (!A::slope_from_output) {
-      if (z) store(z + i, v);
-    }
-    store(out + i, A::value(v));
+// Pre-activations through the activation, to the output panel.
+template <class A, class T> struct Activate {
+  static constexpr bool in_registers = is_cheap<A>; // the code of others is too long to repeat for each register
+  const PanelProduct<T>& p;
+  std::ptrdiff_t at;
+  __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
+    if constexpr (!A::slope_from_output)
+      if (p.z) store(p.z + at + i, sums);
+    store(p.out + at + i, A::value(sums));
   }
-}
+};
+
+// Sums of deltas times the slope, in place of the activation.
+template <class A, class T> struct Differentiate {
+  static constexpr bool in_registers = A::slope_from_output;
+  const PanelProduct<T>& p;
+  std::ptrdiff_t at;
+  __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
+    const Vec<T> value = load(p.out + at + i), z = p.z ? load(p.z + at + i) : value;
+    store(p.out + at + i, sums * A::slope(z, value));
+  }
+};
 
 template <class F> FASTMLP_INLINE void with_activation(int number, F&& f) {
   if (number < 0) return f(Identity{});
@@ -170,27 +193,18 @@ template <class F> FASTMLP_INLINE void with_activation(int number, F&& f) {
 }
 
 template <class T> void forward(const PanelProduct<T>& p, T* scratch) {
-  with_activation(p.activation, [&](auto activation) {
-    product<false>(p, scratch,
-                   [&](int panel, int row, int n, const T* C) { activate<decltype(activation)>(p, panel, row, n, C); });
-  });
+  with_activation(p.activation,
+                  [&](auto activation) { product<false, Activate<decltype(activation), T>>(p, scratch); });
 }
 
 template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
-  constexpr int W = lane_count<T>, r = R<T>;
-  Activations::visit(p.activation, [&](auto activation) {
-    using A = decltype(activation);
-    product<true>(p, scratch, [&](int panel, int row, int n, const T* C) {
-      T* out = p.out + panel * p.out_stride + std::ptrdiff_t(row) * r;
-      const T* z = p.z ? p.z + panel * p.out_stride + std::ptrdiff_t(row) * r : out;
-      for (int i = 0; i < n * r; i += W) store(out + i, load(C + i) * A::slope(load(z + i), load(out + i)));
-    });
-  });
+  Activations::visit(p.activation,
+                     [&](auto activation) { product<true, Differentiate<decltype(activation), T>>(p, scratch); });
 }
 
 // G[m][R] (+)= delta . columns for m rows and `halves` registers of columns, over consecutive panels.
 template <int halves, int m_rows, class T>
-FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels,
+FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows,
                                          bool continues, T* G) {
   constexpr int W = lane_count<T>, r = R<T>;
   Vec<T> acc[m_rows][halves];
@@ -199,8 +213,9 @@ FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_st
     FASTMLP_UNROLL
     for (int h = 0; h < halves; ++h) acc[m][h] = continues ? load(G + m * r + h * W) : splat<Vec<T>>(T(0));
   }
-  for (int panel = 0; panel < n_panels; ++panel, delta += delta_stride) {
-    for (int d = 0; d < r; ++d, columns += r) {
+  for (int row = 0; row < n_rows; row += r, delta += delta_stride) {
+    const int depth = smaller(r, n_rows - row);
+    for (int d = 0; d < depth; ++d, columns += r) {
       Vec<T> p[halves];
       FASTMLP_UNROLL
       for (int h = 0; h < halves; ++h) p[h] = load(columns + h * W);
@@ -220,29 +235,27 @@ FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_st
 }
 
 template <int halves, class T>
-FASTMLP_INLINE void weight_gradient_of(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels,
-                                       int n, T* G) {
-  constexpr int r = R<T>, chunk = 16; // 16 panels of one column block stay in the level-1 cache
-  constexpr int most_rows = register_rows * 2 / halves;
-  for (int panel = 0; panel < n_panels; panel += chunk) {
-    const int panels = smaller(n_panels - panel, chunk);
-    for_register_tiles<most_rows>(n, [&](int row, int m) {
-      with_row_count<most_rows>(m, [&](auto rows) {
-        weight_gradient_tile<halves, rows.value>(delta + panel * delta_stride + row * r, delta_stride,
-                                                 columns + std::ptrdiff_t(panel) * r * r, panels, panel > 0,
-                                                 G + row * r);
+FASTMLP_INLINE void weight_gradient_of(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n,
+                                       T* G) {
+  constexpr int r = R<T>, chunk = 16 * r; // so many rows of one column block stay in the level-1 cache
+  constexpr int most = register_rows * 2 / halves;
+  for (int row = 0; row < n_rows; row += chunk, delta += chunk / r * delta_stride, columns += chunk * r) {
+    for_register_tiles<most>(n, [&](int neuron, int m) {
+      with_row_count<most>(m, [&](auto count) {
+        weight_gradient_tile<halves, count.value>(delta + neuron * r, delta_stride, columns,
+                                                  smaller(chunk, n_rows - row), row > 0, G + neuron * r);
       });
     });
   }
 }
 
 template <class T>
-void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_panels, int n, int n_columns,
+void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n, int n_columns,
                      T* G) {
   if (n_columns <= lane_count<T>)
-    weight_gradient_of<1>(delta, delta_stride, columns, n_panels, n, G);
+    weight_gradient_of<1>(delta, delta_stride, columns, n_rows, n, G);
   else
-    weight_gradient_of<2>(delta, delta_stride, columns, n_panels, n, G);
+    weight_gradient_of<2>(delta, delta_stride, columns, n_rows, n, G);
 }
 
 // --- sparse input
@@ -270,7 +283,8 @@ template <class T> void forward_sparse(const SparseRows<T>& X, const PanelProduc
     for (int row = 0; row < p.n_out; row += r) {
       for (int i = 0; i < r; i += W)
         for (int j = 0; j < r; j += W) transpose_lanes(scratch + i * width + row + j, width, block + j * r + i, r);
-      activate<decltype(activation)>(p, 0, row, p.n_out - row < r ? p.n_out - row : r, block);
+      const Activate<decltype(activation), T> finish{p, row * std::ptrdiff_t(r)};
+      for (int i = 0; i < smaller(p.n_out - row, r) * r; i += W) finish(i, load(block + i));
     }
   });
 }
@@ -293,15 +307,19 @@ void weight_gradient_sparse(const SparseRows<T>& X, const T* deltas, int block, 
   }
 }
 
+// Four neurons at a time, so that no sum waits for itself; panels have room for whole groups.
 template <class T> void bias_gradient(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, T* g) {
-  constexpr int W = lane_count<T>, r = R<T>;
-  for (int i = 0; i < n; ++i) {
-    Vec<T> sum = splat<Vec<T>>(T(0));
-    for (int panel = 0; panel < n_panels; ++panel) {
-      const T* d = delta + panel * delta_stride + i * r;
-      sum += load(d) + load(d + W);
+  constexpr int W = lane_count<T>, r = R<T>, group = 4;
+  for (int first = 0; first < n; first += group) {
+    Vec<T> sums[group];
+    FASTMLP_UNROLL
+    for (int i = 0; i < group; ++i) sums[i] = splat<Vec<T>>(T(0));
+    const T* d = delta + first * r;
+    for (int panel = 0; panel < n_panels; ++panel, d += delta_stride) {
+      FASTMLP_UNROLL
+      for (int i = 0; i < group; ++i) sums[i] += load(d + i * r) + load(d + i * r + W);
     }
-    g[i] = sum_of_lanes<T>(sum);
+    for (int i = 0; i < smaller(group, n - first); ++i) g[first + i] = sum_of_lanes<T>(sums[i]);
   }
 }
 

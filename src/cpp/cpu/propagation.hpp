@@ -5,6 +5,8 @@
 
 namespace fastmlp {
 
+constexpr int panels_per_block = 8; // weights are read once for so many panels
+
 template <class T> class Propagation {
 public:
   Propagation(const Network& network, const Kernels<T>& kernels)
@@ -85,6 +87,7 @@ public:
     kernels.backward(product, scratch);
   }
 
+  const Kernels<T>& kernels;
   std::vector<Layer<T>> layers;
 
 private:
@@ -116,7 +119,6 @@ private:
 
   static constexpr int soon = 128; // rows and columns of the next weights that are fetched ahead
 
-  const Kernels<T>& kernels;
   const int R, n_outputs;
   AlignedPieces<T> memory; // of the layers
 };

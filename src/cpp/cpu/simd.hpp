@@ -26,7 +26,7 @@ template <class T> constexpr int tile_rows = lane_count<T> <= 8 ? 24 : 48;
 
 // Blocking: an input chunk of depth_chunk features stays in the level-1 cache, a block of weights in level 2.
 // Transposed weights take a whole cache line for the few of them that a register tile reads: shorter chunks.
-constexpr int depth_chunk = 320, transposed_chunk = 128;
+constexpr int depth_chunk = 320, transposed_chunk = 192;
 template <class T> constexpr int row_block = sizeof(T) == 4 ? 96 : 48;
 
 template <class T> FASTMLP_INLINE Vec<T> load(const T* p) {
