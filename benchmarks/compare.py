@@ -1,49 +1,45 @@
-"""Training speed of fastmlp beside scikit-learn: ``python benchmarks/compare.py``.
+"""Training speed of fastmlp beside scikit-learn, PyTorch, JAX and TensorFlow: ``python benchmarks/compare.py``.
 
-Both libraries fit the same data from the same weights with the same shuffles, turn by turn in one process, so that a
-slow moment of the machine hits both; each pair must end with the same loss curve. Each number of threads gets a
-process of its own. Writes ``results/threads_N.json`` and ``results/table.md``; ``--readme`` updates the README too.
+Each library has a process of its own for each workload. All fit the same data from the same weights with the same
+shuffles, compiled and warm, turn by turn: a slow moment of the machine hits them all. Each turn must end with the same
+loss. Writes ``results/threads_N.json`` (all single times), ``results/table.md`` and ``results/speed.svg``; ``--readme``
+updates the README too. Libraries that are not installed are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import time
-import warnings
-from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import machine
-import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from workloads import LIBRARIES, WORKLOADS, Training, Workload
+import report
+from libraries import LIBRARIES, Training, is_installed, libraries_for
+from worker import Worker, time_fits
+from workloads import WORKLOADS, Workload
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
-TABLE_BEGIN, TABLE_END = "<!-- speed table: begin -->\n", "<!-- speed table: end -->\n"
+AT_LEAST = 0.15  # seconds of a turn: one fit, or several short ones
 
 
 def main() -> None:
-    """Measure each number of threads in a process of its own, then write the table of all."""
+    """Measure with each number of threads, then write the table and the chart of all."""
     options = parse()
-    if options.measure:
-        measure(options)
-        return
+    for library in options.libraries:
+        if not is_installed(library):
+            print(f"{library} is not installed: left out")
     options.output.mkdir(parents=True, exist_ok=True)
-    for n_threads in options.threads:
-        machine.confine_to(n_threads)
-        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--measure", str(n_threads)], check=True)
-    results = [json.loads(result_path(options, n_threads).read_text()) for n_threads in options.threads]
-    table = markdown(results)
+    start = time.perf_counter()
+    results = [measure(options, n_threads) for n_threads in options.threads]
+    table = report.markdown(results)
     (options.output / "table.md").write_text(table)
-    print(f"\n{table}")
+    report.draw(results[-1], options.output / "speed.svg")
+    print(f"\n{table}\nAfter {(time.perf_counter() - start) / 60:.0f} minutes. Written to {options.output}")
     if options.readme:
-        update_readme(table)
+        report.update_readme(table, options.output / "speed.svg")
 
 
 def parse() -> argparse.Namespace:
@@ -51,108 +47,75 @@ def parse() -> argparse.Namespace:
     n_cpus = len(machine.ALLOWED_CPUS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="W", help="W0 ... W7 (all)")
+    add("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="W", help=" ".join(WORKLOADS))
     add("--threads", nargs="+", type=int, default=sorted({1, n_cpus}), metavar="N", help="numbers of threads (1, all)")
-    add("--pairs", type=int, default=7, help="fits of each library (%(default)s)")
+    add("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES), metavar="L", help=", ".join(LIBRARIES))
+    add("--pairs", type=int, default=7, help="turns of each library (%(default)s)")
     add("--output", type=Path, default=HERE / "results", help="folder of the results")
     add("--quick", action="store_true", help="two batches once: shows that it runs, the times mean nothing")
-    add("--readme", action="store_true", help="write the table into README.md as well")
-    add("--measure", type=int, metavar="N", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    add("--readme", action="store_true", help="write table and chart into README.md as well")
+    options = parser.parse_args()
+    options.libraries = ["fastmlp", *(library for library in options.libraries if library != "fastmlp")]
+    return options
 
 
-def result_path(options: argparse.Namespace, n_threads: int) -> Path:
-    """Return the file of the results with this number of threads."""
-    path: Path = options.output / f"threads_{n_threads}.json"
-    return path
-
-
-def measure(options: argparse.Namespace) -> None:
-    """Measure the workloads in this process, whose threads are limited already, and write the results."""
-    warnings.simplefilter("ignore", ConvergenceWarning)
-    n_threads = options.measure
-    facts = machine.describe(n_threads)
-    n_pairs = 1 if options.quick else options.pairs
-    results = {}
+def measure(options: argparse.Namespace, n_threads: int) -> dict[str, Any]:
+    """Measure the workloads with this number of threads, and write what was found."""
+    machine.confine_to(n_threads)
+    workloads, versions = {}, {}
     for name in options.workloads:
         workload = WORKLOADS[name].shortened() if options.quick else WORKLOADS[name]
-        results[name] = compare(workload, n_pairs, facts["peak_gflops"])
-        ours, theirs, ratio = speed_cells(results[name])[:3]
-        print(f"{name} {workload.shape}, threads: {n_threads}: {ours} ms, {theirs} ms, ratio {ratio}", flush=True)
-    contents = {"machine": facts, "quick": options.quick, "workloads": results}
-    result_path(options, n_threads).write_text(json.dumps(contents, indent=1) + "\n")
+        libraries = libraries_for(workload, options.libraries)
+        workloads[name], of_these = compare(workload, libraries, n_threads, 1 if options.quick else options.pairs)
+        versions |= of_these
+        print(f"{name} {workload.shape}, threads: {n_threads}: {report.summary(workloads[name])}", flush=True)
+    result = {
+        "machine": machine.describe(n_threads),
+        "libraries": versions,
+        "quick": options.quick,
+        "workloads": workloads,
+    }
+    (options.output / f"threads_{n_threads}.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
 
 
-def compare(workload: Workload, n_pairs: int, peak_gflops: float) -> dict[str, Any]:
-    """Fit both libraries in turns; raise if their losses differ by more than rounding explains."""
-    trainings = {library: Training(library, workload) for library in LIBRARIES}
-    seconds: dict[str, list[float]] = {library: [] for library in LIBRARIES}
-    for pair in range(-1, n_pairs):  # the first pair only warms up
-        for library, training in trainings.items():
-            training.restart()
-            start = time.perf_counter()
-            training.fit()
-            if pair >= 0:
-                seconds[library].append(time.perf_counter() - start)
-        ours, theirs = (training.loss_curve for training in trainings.values())
-        np.testing.assert_allclose(ours, theirs, rtol=workload.rtol)
-    medians = {library: statistics.median(times) for library, times in seconds.items()}
-    gflops = workload.n_flops / medians["fastmlp"] / 1e9
-    return {
+def compare(
+    workload: Workload, libraries: list[str], n_threads: int, n_rounds: int
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Let the libraries fit in turns, each round begun by another one; return the findings and the versions."""
+    seconds: dict[str, list[float]] = {library: [] for library in libraries}
+    losses: dict[str, float] = {}
+    peaks = []
+    with ExitStack() as stack:
+        workers = {library: stack.enter_context(Worker(library, workload)) for library in libraries}
+        versions = {library: worker.receive() for library, worker in workers.items()}
+        for i in range(n_rounds):
+            peaks.append(workers["fastmlp"].ask(fma_peak, n_threads))
+            first = i % len(libraries)
+            for library in (*libraries[first:], *libraries[:first]):
+                taken, losses[library] = workers[library].ask(time_fits, AT_LEAST)
+                seconds[library].append(taken)
+                if abs(losses[library] / losses["fastmlp"] - 1) > workload.rtol:
+                    raise RuntimeError(f"the losses after a fit of {workload.shape} are too far apart: {losses}")
+    facts = {
         "shape": workload.shape,
+        "what": workload.what,
         "batch_size": workload.batch_size,
         "n_rows": workload.n_rows,
         "n_epochs": workload.n_epochs,
+        "flops": workload.n_flops,
+        "losses": losses,
         "seconds": seconds,
-        "median_seconds": medians,
-        "ratio": medians["scikit-learn"] / medians["fastmlp"],
-        "ratios": [theirs / ours for ours, theirs in zip(*seconds.values(), strict=True)],
-        "gflops": gflops,
-        "share_of_peak": gflops / peak_gflops,
-        "loss": float(ours[-1]),
-        "largest_loss_difference": float(np.max(np.abs(ours / theirs - 1))),
+        "fma_peak": peaks,
     }
+    return facts, versions
 
 
-def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """Return the table, a row a workload and four columns a number of threads, under the machine it holds for."""
-    facts = results[0]["machine"]
-    config = facts["config"]
-    versions = [f"{name} {number}" for name, number in config["versions"].items()]
-    chosen = f"fastmlp {config['fastmlp']['version']} ({config['fastmlp']['instruction_set']}, float32)"
-    heads = ["", "network", "batch", "epochs"]
-    for result in results:
-        heads += [f"fastmlp, threads: {result['machine']['n_threads']}", "scikit-learn", "times as fast", "of peak"]
-    lines = [
-        f"{facts['processor']}, {facts['n_cpus']} cores; {chosen}; {', '.join(versions)}.",
-        "Milliseconds of one fit with Adam: medians of alternating pairs, in brackets the lowest and the highest ratio",
-        "of a pair. The last column of each number of threads is fastmlp's share of the measured FMA peak.",
-        "",
-        f"| {' | '.join(heads)} |",
-        "|---|---|" + "---:|" * (len(heads) - 2),
-    ]
-    for name, first in results[0]["workloads"].items():
-        cells = [name, first["shape"], str(first["batch_size"]), str(first["n_epochs"])]
-        for result in results:
-            cells += speed_cells(result["workloads"][name])
-        lines.append(f"| {' | '.join(cells)} |")
-    if results[0]["quick"]:
-        lines.insert(0, "**A quick run: it shows that the comparison works; its times mean nothing.**\n")
-    return "\n".join(lines) + "\n"
+def fma_peak(training: Training, n_threads: int) -> float:
+    """Return the multiply-adds of the processor, in operations per second: runs in the process of fastmlp."""
+    from fastmlp import _core
 
-
-def speed_cells(result: dict[str, Any]) -> list[str]:
-    """Return one comparison's cells of the table: our milliseconds, theirs, the ratio, our share of the peak."""
-    milliseconds = [f"{result['median_seconds'][library] * 1e3:.1f}" for library in LIBRARIES]
-    low, high = min(result["ratios"]), max(result["ratios"])
-    return [*milliseconds, f"**{result['ratio']:.1f}** ({low:.1f}-{high:.1f})", f"{result['share_of_peak']:.0%}"]
-
-
-def update_readme(table: str) -> None:
-    """Put the table between its two marks in README.md."""
-    before, rest = README.read_text().split(TABLE_BEGIN)
-    after = rest.split(TABLE_END)[1]
-    README.write_text(before + TABLE_BEGIN + table + TABLE_END + after)
+    return float(_core.fma_peak(training.workload.dtype, n_threads))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from workloads import WORKLOADS, Workload
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("python_files", "bench_*.py")
+    config.addinivalue_line("filterwarnings", "ignore")  # other libraries' warnings are not our errors
 
 
 @pytest.fixture(params=WORKLOADS)

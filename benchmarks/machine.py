@@ -1,4 +1,4 @@
-"""The facts without which a measured time means nothing: processor, threads, versions, build, measured peak."""
+"""The facts without which a measured time means nothing: processor, threads, build; and who may use how many cores."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import fastmlp
-from fastmlp import _core
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
 
 
 def confine_to(n_threads: int) -> None:
-    """Let processes started from now on use this many cores and threads, BLAS included."""
+    """Let processes started from now on use this many cores and threads, whatever their library, and no GPU."""
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(n_threads)
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false" if n_threads == 1 else ""
     if hasattr(os, "sched_setaffinity"):  # Linux only
         os.sched_setaffinity(0, ALLOWED_CPUS[-n_threads:])
 
@@ -32,18 +38,20 @@ ALLOWED_CPUS = usable_cpus()  # before anything is confined
 
 
 def describe(n_threads: int) -> dict[str, Any]:
-    """Return what this process measures on."""
+    """Return what is measured on."""
+    import fastmlp  # not at the top: this module is also imported where another library is measured
+
     return {
         "processor": _processor(),
         "system": platform.platform(),
-        "n_cpus": os.cpu_count(),
+        "n_cpus": len(ALLOWED_CPUS),
         "n_threads": n_threads,
         "environment": {
-            name: value for name, value in os.environ.items() if name.startswith(("OPENBLAS_", "FASTMLP_"))
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(("OPENBLAS_", "OMP_", "XLA_", "FASTMLP_"))
         },
         "config": fastmlp.show_config("dicts"),
-        # The best of several: another process can only make the peak look lower.
-        "peak_gflops": max(_core.fma_peak("float32", n_threads) for _ in range(5)) / 1e9,
     }
 
 
