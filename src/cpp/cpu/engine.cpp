@@ -118,6 +118,7 @@ public:
     ++rule.t;
     const int n_threads = choose_threads(requested_threads, 10 * double(network.n_parameters));
     make_scratch(n_threads);
+    bounds = share_tiles(tiles, layers, kernels, 0, n_threads);
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       T c[max_coefficients];
@@ -157,12 +158,13 @@ private:
         int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),
                                    std::max<std::int64_t>((rows + R - 1) / R, 1)));
     make_scratch(n_threads);
+    bounds = share_tiles(tiles, layers, kernels, double(rows), n_threads);
     return n_threads;
   }
 
   void make_scratch(int n_threads) {
     const std::size_t product = kernels.scratch_size(panels_per_block, network.sizes[1]),
-                      tile = std::size_t(kernels.tile_rows) * R;
+                      tile = std::size_t(most_tile_rows(kernels)) * R;
     while (int(scratch.size()) < n_threads) scratch.emplace_back(std::max(product, tile));
   }
 
@@ -206,8 +208,7 @@ private:
   // --- phase 2 -------------------------------------------------------------------------------------------------------
 
   template <class F> void for_my_tiles(const Team& team, F&& work) {
-    const std::size_t end = std::size_t(part(std::int64_t(tiles.size()), team, 1));
-    for (std::size_t i = std::size_t(part(std::int64_t(tiles.size()), team)); i < end; ++i)
+    for (std::size_t i = bounds[team.thread]; i < bounds[team.thread + 1]; ++i)
       work(i, tiles[i], scratch[team.thread].data());
   }
 
@@ -269,9 +270,8 @@ private:
     const Matrix<T>& X = next.data.X;
     if (X.indptr) return;
     const std::int64_t first = part(next.n_panels, team) * R, last = part(next.n_panels, team, 1) * R,
-                       first_tile = part(std::int64_t(tiles.size()), team),
-                       n_tiles = part(std::int64_t(tiles.size()), team, 1) - first_tile,
-                       number = std::int64_t(tile) - first_tile;
+                       n_tiles = std::int64_t(bounds[team.thread + 1] - bounds[team.thread]),
+                       number = std::int64_t(tile - bounds[team.thread]);
     const auto row_at = [&](std::int64_t k) { return std::min(first + (last - first) * k / n_tiles, next.rows.n); };
     constexpr int line = 64 / int(sizeof(T));
     for (std::int64_t row = row_at(number); row < row_at(number + 1); ++row) {
@@ -344,6 +344,7 @@ private:
   std::vector<Layer<T>>& layers; // of `propagation`
   std::vector<T*> slots;
   std::vector<Tile> tiles;
+  std::vector<std::size_t> bounds;  // of the threads' shares of the tiles
   std::vector<double> tile_squares; // sum of w^2 per tile, before the last step
   Workspace<T> space;
   std::vector<AlignedArray<T>> scratch; // per thread

@@ -92,17 +92,41 @@ struct Tile {
   int layer, first, n, column;
 };
 
+// Most neurons in a tile: a rest of fewer than half a tile joins the last one.
+template <class T> int most_tile_rows(const Kernels<T>& kernels) { return kernels.tile_rows * 3 / 2; }
+
 template <class T> std::vector<Tile> make_tiles(const std::vector<Layer<T>>& layers, const Kernels<T>& kernels) {
   std::vector<Tile> tiles;
-  const int bias_tile = 16 * kernels.rows;
+  const int bias_tile = 16 * kernels.rows, most = most_tile_rows(kernels);
   for (int l = 0; l < int(layers.size()); ++l) {
-    for (int row = 0; row < layers[l].n_out; row += kernels.tile_rows)
-      for (int column = 0; column < layers[l].n_in; column += kernels.rows)
-        tiles.push_back({l, row, std::min(kernels.tile_rows, layers[l].n_out - row), column});
-    for (int row = 0; row < layers[l].n_out; row += bias_tile)
-      tiles.push_back({l, row, std::min(bias_tile, layers[l].n_out - row), -1});
+    const int n_out = layers[l].n_out;
+    for (int row = 0, n; row < n_out; row += n) {
+      n = n_out - row < most ? n_out - row : kernels.tile_rows;
+      for (int column = 0; column < layers[l].n_in; column += kernels.rows) tiles.push_back({l, row, n, column});
+    }
+    for (int row = 0; row < n_out; row += bias_tile) tiles.push_back({l, row, std::min(bias_tile, n_out - row), -1});
   }
   return tiles;
+}
+
+// Contiguous shares of the tiles that take n threads about equally long for a batch of n_rows: their bounds. In
+// processor cycles, roughly: multiply-adds of a tile, its update, and what every tile costs.
+template <class T>
+std::vector<std::size_t> share_tiles(const std::vector<Tile>& tiles, const std::vector<Layer<T>>& layers,
+                                     const Kernels<T>& kernels, double n_rows, int n_threads) {
+  const double lanes = kernels.rows / 2;
+  std::vector<double> ends(1, 0.0);
+  for (const Tile& tile : tiles) {
+    const double width = tile.column < 0 ? 1 : std::min(kernels.rows, layers[tile.layer].n_in - tile.column);
+    const double sums = tile.column < 0 ? n_rows / lanes : n_rows * (width > lanes ? 2 : 1) / 2;
+    ends.push_back(ends.back() + tile.n * (sums + width * 11 / lanes) + 80);
+  }
+  std::vector<std::size_t> bounds;
+  for (int t = 0; t <= n_threads; ++t) {
+    const double goal = ends.back() * t / n_threads;
+    bounds.push_back(std::size_t(std::lower_bound(ends.begin(), ends.end(), goal) - ends.begin()));
+  }
+  return bounds;
 }
 
 // visit(offset in the flat buffer, offset in the tile) for each number of a tile.

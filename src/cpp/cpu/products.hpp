@@ -36,14 +36,26 @@ void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_
   for (int f = 0; f < k; f += r, columns += column_stride, panel += r * r) {
     if (n_next > 0)
       for (int i = 0; i < r; ++i) prefetch(next[i] + f);
-    if (f + r <= k) {
+    const int rest = k - f;
+    if (rest >= r) {
       for (int i = 0; i < r; ++i) {
         store(columns + i * r, load(x[i] + f));
         store(columns + i * r + W, load(x[i] + f + W));
       }
+    } else if (k >= r) { // the last r features; in a panel it is easy to leave out those that are there already
+      T turned[r * r];
+      for (int i = 0; i < r; ++i) {
+        store(columns + i * r, load(x[i] + k - r));
+        store(columns + i * r + W, load(x[i] + k - W));
+      }
+      transpose_block(columns, turned);
+      for (int j = 0; j < r * r; j += W)
+        store(panel + j, j < rest * r ? load(turned + (r - rest) * r + j) : splat<Vec<T>>(T(0)));
+      transpose_block(panel, columns);
+      return;
     } else {
       for (int i = 0; i < r; ++i)
-        for (int j = 0; j < r; ++j) columns[i * r + j] = f + j < k ? x[i][f + j] : T(0);
+        for (int j = 0; j < r; ++j) columns[i * r + j] = j < rest ? x[i][f + j] : T(0);
     }
     transpose_block(columns, panel);
   }
