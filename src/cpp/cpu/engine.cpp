@@ -49,7 +49,18 @@ public:
     for (std::size_t l = 0; l < layers.size(); ++l) layers[l].write(flat + network.coefs[l], flat + network.biases[l]);
   }
 
-  void set_slots(const std::vector<T*>& lent) override { slots = lent; }
+  void set_slots(const std::vector<T*>& lent) override {
+    slots = lent;
+    constexpr std::ptrdiff_t few = 1 << 15; // parameters: above, slots are used where they lie
+    padded = PaddedSlots<T>();
+    if (network.n_parameters > few) return;
+    padded = PaddedSlots<T>(layers, R, slots.size());
+    padded.read(network, layers, slots);
+  }
+
+  void get_slots() override {
+    if (padded) padded.write(network, layers, slots);
+  }
 
   EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
                     double alpha, Rule& rule, Poll& poll) override {
@@ -118,12 +129,13 @@ public:
     ++rule.t;
     const int n_threads = choose_threads(requested_threads, 10 * double(network.n_parameters));
     make_scratch(n_threads);
-    bounds = share_tiles(tiles, layers, kernels, 0, n_threads);
+    work = tile_work(tiles, layers, kernels, 0);
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       T c[max_coefficients];
       step_coefficients(rule, rule.t, c);
       for_my_tiles(team, [&](std::size_t, const Tile& tile, T* G) {
+        std::fill_n(G, most_tile_rows(kernels) * R, T(0)); // padding has no gradient
         for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
         update(rule, c, T(0), T(1), G, tile);
       });
@@ -158,7 +170,7 @@ private:
         int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),
                                    std::max<std::int64_t>((rows + R - 1) / R, 1)));
     make_scratch(n_threads);
-    bounds = share_tiles(tiles, layers, kernels, double(rows), n_threads);
+    work = tile_work(tiles, layers, kernels, double(rows));
     return n_threads;
   }
 
@@ -207,9 +219,15 @@ private:
 
   // --- phase 2 -------------------------------------------------------------------------------------------------------
 
-  template <class F> void for_my_tiles(const Team& team, F&& work) {
-    for (std::size_t i = bounds[team.thread]; i < bounds[team.thread + 1]; ++i)
-      work(i, tiles[i], scratch[team.thread].data());
+  // Where this thread's share of the tiles begins, or that of the thread `offset` after it: equal parts of the work.
+  std::size_t first_tile(const Team& team, int offset = 0) const {
+    const double before = work.back() * (team.thread + offset) / team.threads;
+    return std::size_t(std::lower_bound(work.begin(), work.end(), before) - work.begin());
+  }
+
+  template <class F> void for_my_tiles(const Team& team, F&& use) {
+    const std::size_t end = first_tile(team, 1);
+    for (std::size_t i = first_tile(team); i < end; ++i) use(i, tiles[i], scratch[team.thread].data());
   }
 
   // Sparse input: the first layer's gradient, all tiles at once, split over threads by neurons.
@@ -230,7 +248,8 @@ private:
   void tile_gradient(const Batch& batch, const Tile& tile, T* G) const {
     const std::ptrdiff_t stride = space.panel_stride[tile.layer + 1];
     const T* delta = space.panels[tile.layer + 1] + std::ptrdiff_t(tile.first) * R;
-    if (tile.column < 0) return kernels.bias_gradient(delta, stride, batch.n_panels, tile.n, G);
+    if (tile.column < 0) // units beyond the last have deltas of 0
+      return kernels.bias_gradient(delta, stride, batch.n_panels, int(round_up(tile.n, R / 2)), G);
     const int width = std::min(R, layers[tile.layer].n_in - tile.column);
     if (tile.layer == 0 && space.sparse) {
       const std::ptrdiff_t ldt = layers[0].ldt;
@@ -245,18 +264,24 @@ private:
     const Layer<T>& layer = layers[tile.layer];
     const bool bias = tile.column < 0;
     UpdateTile<T> u{};
-    u.w = bias ? layer.b + tile.first : layer.w + tile.first * layer.ldw + tile.column;
+    const std::ptrdiff_t in_layer = bias ? tile.first : tile.first * layer.ldw + tile.column;
+    u.w = (bias ? layer.b : layer.w) + in_layer;
     u.ldw = layer.ldw;
+    u.n = bias ? 1 : tile.n;
+    u.n_columns = bias ? tile.n : std::min(R, layer.n_in - tile.column);
+    if (padded) { // with whole registers
+      u.ld_slots = layer.ldw;
+      u.n_columns = int(round_up(u.n_columns, R / 2));
+      for (std::size_t s = 0; s < slots.size(); ++s) u.slots[s] = padded.of(s, tile.layer, bias) + in_layer;
+      return u;
+    }
     u.ld_slots = layer.n_in;
     const std::ptrdiff_t at = bias ? network.biases[tile.layer] + tile.first
                                    : network.coefs[tile.layer] + tile.first * u.ld_slots + tile.column;
     for (std::size_t s = 0; s < slots.size(); ++s) u.slots[s] = slots[s] + at;
-    u.n = bias ? 1 : tile.n;
-    u.n_columns = bias ? tile.n : std::min(R, layer.n_in - tile.column);
     return u;
   }
 
-  // The weights of a tile and the optimizer's numbers are fetched while the gradient of the one before is computed.
   void prefetch(const Tile& tile) const {
     const UpdateTile<T> u = update_tile(tile);
     for (int row = 0; row < u.n; ++row) {
@@ -265,17 +290,11 @@ private:
     }
   }
 
-  // Likewise the rows that this thread will gather for the next batch, some with each of its tiles.
-  void prefetch(const Batch& next, const Team& team, std::size_t tile) const {
-    const Matrix<T>& X = next.data.X;
-    if (X.indptr) return;
-    const std::int64_t first = part(next.n_panels, team) * R, last = part(next.n_panels, team, 1) * R,
-                       n_tiles = std::int64_t(bounds[team.thread + 1] - bounds[team.thread]),
-                       number = std::int64_t(tile - bounds[team.thread]);
-    const auto row_at = [&](std::int64_t k) { return std::min(first + (last - first) * k / n_tiles, next.rows.n); };
+  void prefetch_rows(const Batch& batch, std::int64_t first, std::int64_t end) const {
+    const Matrix<T>& X = batch.data.X;
     constexpr int line = 64 / int(sizeof(T));
-    for (std::int64_t row = row_at(number); row < row_at(number + 1); ++row) {
-      const T* x = X.data + next.rows[row] * X.stride;
+    for (std::int64_t row = first; row < end; ++row) {
+      const T* x = X.data + batch.rows[row] * X.stride;
       for (int column = 0; column < X.n_columns; column += line) __builtin_prefetch(x + column, 0, 2);
     }
   }
@@ -295,9 +314,15 @@ private:
     T c[max_coefficients];
     step_coefficients(rule, t, c);
     sparse_gradient(batch, team);
+    // With each tile the next one is fetched, and some of the rows that this thread will gather for the next batch.
+    const std::int64_t n_tiles = std::int64_t(first_tile(team, 1) - first_tile(team));
+    std::int64_t row = part(next.n_panels, team) * R;
+    const std::int64_t end = next.data.X.indptr ? row : std::min(part(next.n_panels, team, 1) * R, next.rows.n),
+                       n_rows = n_tiles ? (end - row + n_tiles - 1) / n_tiles : 0;
     for_my_tiles(team, [&](std::size_t i, const Tile& tile, T* G) {
       if (i + 1 < tiles.size()) prefetch(tiles[i + 1]);
-      prefetch(next, team, i);
+      prefetch_rows(next, row, std::min(row + n_rows, end));
+      row += n_rows;
       tile_gradient(batch, tile, G);
       const bool bias = tile.column < 0; // biases are not penalised
       const double squares = update(rule, c, bias ? T(0) : T(alpha), T(scale), G, tile);
@@ -342,9 +367,10 @@ private:
   int max_rows = 0;
   Propagation<T> propagation;
   std::vector<Layer<T>>& layers; // of `propagation`
-  std::vector<T*> slots;
+  std::vector<T*> slots;         // lent
+  PaddedSlots<T> padded;         // of small networks
   std::vector<Tile> tiles;
-  std::vector<std::size_t> bounds;  // of the threads' shares of the tiles
+  std::vector<double> work;         // of the tiles up to each one
   std::vector<double> tile_squares; // sum of w^2 per tile, before the last step
   Workspace<T> space;
   std::vector<AlignedArray<T>> scratch; // per thread

@@ -87,6 +87,48 @@ template <class T> struct Layer {
   }
 };
 
+// What the optimizer keeps for a small network, padded like its weights: there, the single numbers at the end of each
+// row would take longer than the copy.
+template <class T> class PaddedSlots {
+public:
+  PaddedSlots() = default;
+  PaddedSlots(const std::vector<Layer<T>>& layers, int R, std::size_t n_slots) : n_layers(layers.size()), used(true) {
+    std::vector<std::size_t> sizes;
+    for (std::size_t s = 0; s < n_slots; ++s)
+      for (const Layer<T>& layer : layers) {
+        sizes.push_back(std::size_t(round_up(layer.n_out, R) * layer.ldw));
+        sizes.push_back(std::size_t(round_up(layer.n_out, R)));
+      }
+    memory = AlignedPieces<T>(sizes);
+  }
+  explicit operator bool() const { return used; }
+  T* of(std::size_t s, int layer, bool bias) const { return memory[2 * (s * n_layers + std::size_t(layer)) + bias]; }
+
+  void read(const Network& network, const std::vector<Layer<T>>& layers, const std::vector<T*>& slots) const {
+    for_each_row(network, layers, slots, [](T* flat, T* here, int n) { std::copy_n(flat, n, here); });
+  }
+  void write(const Network& network, const std::vector<Layer<T>>& layers, const std::vector<T*>& slots) const {
+    for_each_row(network, layers, slots, [](T* flat, T* here, int n) { std::copy_n(here, n, flat); });
+  }
+
+private:
+  template <class F>
+  void for_each_row(const Network& network, const std::vector<Layer<T>>& layers, const std::vector<T*>& slots,
+                    F&& copy) const {
+    for (std::size_t s = 0; s < slots.size(); ++s)
+      for (int l = 0; l < int(n_layers); ++l) {
+        const Layer<T>& layer = layers[std::size_t(l)];
+        for (std::ptrdiff_t i = 0; i < layer.n_out; ++i)
+          copy(slots[s] + network.coefs[l] + i * layer.n_in, of(s, l, false) + i * layer.ldw, layer.n_in);
+        copy(slots[s] + network.biases[l], of(s, l, true), layer.n_out);
+      }
+  }
+
+  std::size_t n_layers = 0;
+  bool used = false;
+  AlignedPieces<T> memory;
+};
+
 // A piece of work of the second phase: `n` neurons from `first` by R inputs from `column`; biases if column < 0.
 struct Tile {
   int layer, first, n, column;
@@ -109,24 +151,19 @@ template <class T> std::vector<Tile> make_tiles(const std::vector<Layer<T>>& lay
   return tiles;
 }
 
-// Contiguous shares of the tiles that take n threads about equally long for a batch of n_rows: their bounds. In
-// processor cycles, roughly: multiply-adds of a tile, its update, and what every tile costs.
+// The work of the tiles up to each one, for a batch of n_rows: in processor cycles, roughly, multiply-adds, updates,
+// and what every tile costs.
 template <class T>
-std::vector<std::size_t> share_tiles(const std::vector<Tile>& tiles, const std::vector<Layer<T>>& layers,
-                                     const Kernels<T>& kernels, double n_rows, int n_threads) {
+std::vector<double> tile_work(const std::vector<Tile>& tiles, const std::vector<Layer<T>>& layers,
+                              const Kernels<T>& kernels, double n_rows) {
   const double lanes = kernels.rows / 2;
-  std::vector<double> ends(1, 0.0);
+  std::vector<double> sums(1, 0.0);
   for (const Tile& tile : tiles) {
     const double width = tile.column < 0 ? 1 : std::min(kernels.rows, layers[tile.layer].n_in - tile.column);
-    const double sums = tile.column < 0 ? n_rows / lanes : n_rows * (width > lanes ? 2 : 1) / 2;
-    ends.push_back(ends.back() + tile.n * (sums + width * 11 / lanes) + 80);
+    const double cycles_per_row = tile.column < 0 ? 1 / lanes : width > lanes ? 1 : 0.5;
+    sums.push_back(sums.back() + tile.n * (n_rows * cycles_per_row + width * 11 / lanes) + 80);
   }
-  std::vector<std::size_t> bounds;
-  for (int t = 0; t <= n_threads; ++t) {
-    const double goal = ends.back() * t / n_threads;
-    bounds.push_back(std::size_t(std::lower_bound(ends.begin(), ends.end(), goal) - ends.begin()));
-  }
-  return bounds;
+  return sums;
 }
 
 // visit(offset in the flat buffer, offset in the tile) for each number of a tile.

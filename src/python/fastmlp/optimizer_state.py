@@ -69,7 +69,7 @@ class OptimizerState:
         self.t = 0
         self.layer_sizes = list(layer_sizes)
         n = parameter_count(layer_sizes)
-        self.slots = {slot: np.zeros(n, dtype) for slot in _core.optimizers()[name]["slots"]}
+        self.slots = {slot: _zeros(n, np.dtype(dtype)) for slot in _core.optimizers()[name]["slots"]}
 
     def __getattr__(self, name: str) -> list[NDArray[Any]]:
         slots = self.__dict__.get("slots", {})  # while it is unpickled, the object is empty
@@ -96,3 +96,11 @@ class OptimizerState:
             "power_t": self.power_t,
             "t": self.t,
         }
+
+
+def _zeros(n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return zeros that begin with a cache line: the core reads and writes 64 bytes at a time."""
+    line = 64
+    room = np.zeros(n * dtype.itemsize + line, np.uint8)
+    start = -room.ctypes.data % line
+    return room[start : start + n * dtype.itemsize].view(dtype)
