@@ -232,14 +232,16 @@ public:
       if (split.train.empty()) reject("there are no rows to train on");
       std::vector<T> best;
       PythonHooks python(on_epoch);
+      MT19937 stream = random; // a copy: the caller's may be in use by another thread meanwhile
       {
         const py::gil_scoped_release release;
         engine.set_parameters(p);
         engine.set_slots(pointers);
-        Trainer<T>(engine, network, data, split, random, python.hooks).run(options, state, best);
+        Trainer<T>(engine, network, data, split, stream, python.hooks).run(options, state, best);
         engine.get_parameters(p);
         engine.get_slots();
       }
+      random = stream;
       python.raise();
       return report(options, state, best);
     });

@@ -12,8 +12,8 @@ namespace {
 
 enum class Mode { off, automatic, on };
 std::atomic<Mode> mode{Mode::off};
-Gemm<float> sgemm = nullptr;
-Gemm<double> dgemm = nullptr;
+std::atomic<Gemm<float>> sgemm{nullptr};
+std::atomic<Gemm<double>> dgemm{nullptr};
 
 template <class T> Gemm<T> gemm() {
   if constexpr (std::is_same_v<T, float>)

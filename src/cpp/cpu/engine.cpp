@@ -13,7 +13,7 @@
 #include "blas.hpp"
 #include "kernels.hpp"
 #include "prediction.hpp"
-#include "threads.hpp"
+#include "tiles.hpp"
 
 #include <cmath>
 
@@ -25,14 +25,12 @@ template <class T> class CpuEngine final : public Engine<T> {
 public:
   CpuEngine(const Network& network, int n_threads)
       : network(network), kernels(fastmlp::kernels<T>()), R(kernels.rows), requested_threads(n_threads),
-        propagation(network, kernels), layers(propagation.layers) {
+        propagation(network, kernels), layers(propagation.layers), tiles(this->network, propagation) {
     std::ptrdiff_t per_row = 0; // elements of workspace
     for (int l = 0; l < network.n_layers(); ++l) {
       flops_per_row += 2.0 * network.sizes[l] * network.sizes[l + 1];
       per_row += 2 * round_up(network.sizes[l], R);
     }
-    tiles = make_tiles(layers, kernels);
-    tile_squares.resize(tiles.size());
     // Larger batches are taken in chunks of this many rows; a function of the network alone, as sums depend on it.
     constexpr std::ptrdiff_t workspace_elements = std::ptrdiff_t(1) << 24;
     const int block = panels_per_block * R;
@@ -49,58 +47,22 @@ public:
     for (std::size_t l = 0; l < layers.size(); ++l) layers[l].write(flat + network.coefs[l], flat + network.biases[l]);
   }
 
-  void set_slots(const std::vector<T*>& lent) override {
-    slots = lent;
-    constexpr std::ptrdiff_t few = 1 << 15; // parameters: above, slots are used where they lie
-    padded = PaddedSlots<T>();
-    if (network.n_parameters > few) return;
-    padded = PaddedSlots<T>(layers, R, slots.size());
-    padded.read(network, layers, slots);
-  }
-
-  void get_slots() override {
-    if (padded) padded.write(network, layers, slots);
-  }
+  void set_slots(const std::vector<T*>& lent) override { tiles.lend(lent); }
+  void get_slots() override { tiles.give_back(); }
 
   EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
                     double alpha, Rule& rule, Poll& poll) override {
     if (std::min(n, batch_size) > max_rows) return Engine<T>::epoch(data, order, n, batch_size, alpha, rule, poll);
     const int n_threads = prepare(std::min(n, batch_size), data.X);
     EpochResult result;
-    bool stop = false;
-    const long long first_step = rule.t;
-    parallel(n_threads, [&](const Team& team) {
-      const FlushDenormals mode;
-      long long t = first_step;
-      std::int64_t number = 0;
-      for (std::int64_t first = 0; first < n; first += batch_size) {
-        const Batch batch = batch_of(data, order, first, std::min(batch_size, n - first));
-        compute_deltas(batch, team);
-        if (team.thread == 0 && poll()) result.interrupted = stop = true;
-        team.barrier();
-        if (stop) break;
-        const double weight = sum_of_weights(data, order, first, batch.rows.n);
-        if (weight != 0) {
-          const std::int64_t next = std::min(first + batch_size, n);
-          step(batch, batch_of(data, order, next, std::min(batch_size, n - next)), rule, ++t, alpha, 1 / weight, team);
-        }
-        // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
-        // after.
-        const double loss = team.thread == 0 && weight != 0 ? batch_loss(batch) / weight : 0;
-        team.barrier();
-        ++number;
-        if (team.thread == 0 && weight != 0) {
-          const double l2 = penalty(alpha) / weight;
-          result.loss += loss * double(batch.rows.n);
-          result.penalty += l2 * double(batch.rows.n);
-          if (std::isnan(loss + l2)) {
-            result.failed_batch = number;
-            stop = true; // seen by the others after the next barrier
-          }
-        }
+    std::int64_t next = 0;
+    while (next < n && result.failed_batch == 0) {
+      if (poll()) {
+        result.interrupted = true;
+        break;
       }
-      if (team.thread == 0) rule.t = t;
-    });
+      next = some_steps(data, order, next, n, batch_size, alpha, rule, n_threads, result);
+    }
     return result;
   }
 
@@ -129,15 +91,16 @@ public:
     ++rule.t;
     const int n_threads = choose_threads(requested_threads, 10 * double(network.n_parameters));
     make_scratch(n_threads);
-    work = tile_work(tiles, layers, kernels, 0);
+    tiles.plan(0);
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       T c[max_coefficients];
       step_coefficients(rule, rule.t, c);
-      for_my_tiles(team, [&](std::size_t, const Tile& tile, T* G) {
-        std::fill_n(G, most_tile_rows(kernels) * R, T(0)); // padding has no gradient
+      T* G = scratch[team.thread].data();
+      tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
+        std::fill_n(G, tiles.gradient_size(), T(0)); // padding has no gradient
         for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
-        update(rule, c, T(0), T(1), G, tile);
+        tiles.update(i, rule.optimizer, c, 0, 1, G);
       });
     });
   }
@@ -170,14 +133,59 @@ private:
         int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),
                                    std::max<std::int64_t>((rows + R - 1) / R, 1)));
     make_scratch(n_threads);
-    work = tile_work(tiles, layers, kernels, double(rows));
+    tiles.plan(double(rows));
     return n_threads;
   }
 
   void make_scratch(int n_threads) {
-    const std::size_t product = kernels.scratch_size(panels_per_block, network.sizes[1]),
-                      tile = std::size_t(most_tile_rows(kernels)) * R;
-    while (int(scratch.size()) < n_threads) scratch.emplace_back(std::max(product, tile));
+    const std::size_t size = std::max(kernels.scratch_size(panels_per_block, network.sizes[1]), tiles.gradient_size());
+    while (int(scratch.size()) < n_threads) scratch.emplace_back(size);
+  }
+
+  // Steps for some milliseconds in one region, from the batch that begins with row `next`; returns where the batch
+  // after them begins. Between regions the number of threads may change, and the caller may ask whether to stop.
+  std::int64_t some_steps(const Dataset<T>& data, const std::int64_t* order, std::int64_t next, std::int64_t n,
+                          std::int64_t batch_size, double alpha, Rule& rule, int n_threads, EpochResult& result) {
+    constexpr double seconds = 0.02;
+    const std::int64_t look =
+        1 + std::int64_t(2e6 / (3 * flops_per_row * double(batch_size))); // steps from look to look
+    const double start = wall_seconds();
+    bool end = false, failed = false; // written before a step's first barrier, read between its two
+    parallel(n_threads, [&](const Team& team) {
+      const FlushDenormals mode;
+      for (std::int64_t first = next, t = rule.t; first < n; first += batch_size) {
+        const Batch batch = batch_of(data, order, first, std::min(batch_size, n - first));
+        compute_deltas(batch, team);
+        const std::int64_t number = first / batch_size;
+        if (team.thread == 0 && number % look == 0) end = wall_seconds() - start > seconds;
+        team.barrier();
+        if (failed) break;
+        const bool last = end;
+        const double weight = sum_of_weights(data, order, first, batch.rows.n);
+        if (weight != 0) {
+          const std::int64_t after = std::min(first + batch_size, n);
+          step(batch, batch_of(data, order, after, std::min(batch_size, n - after)), rule, ++t, alpha, 1 / weight,
+               team);
+        }
+        // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
+        // after.
+        const double loss = team.thread == 0 && weight != 0 ? batch_loss(batch) / weight : 0;
+        team.barrier();
+        if (team.thread == 0) {
+          const double l2 = weight != 0 ? penalty(alpha) / weight : 0;
+          result.loss += loss * double(batch.rows.n);
+          result.penalty += l2 * double(batch.rows.n);
+          if (std::isnan(loss + l2)) {
+            result.failed_batch = number + 1;
+            failed = true;
+          }
+          rule.t = t;
+          next = first + batch_size;
+        }
+        if (last) break;
+      }
+    });
+    return next;
   }
 
   // --- phase 1 -------------------------------------------------------------------------------------------------------
@@ -219,17 +227,6 @@ private:
 
   // --- phase 2 -------------------------------------------------------------------------------------------------------
 
-  // Where this thread's share of the tiles begins, or that of the thread `offset` after it: equal parts of the work.
-  std::size_t first_tile(const Team& team, int offset = 0) const {
-    const double before = work.back() * (team.thread + offset) / team.threads;
-    return std::size_t(std::lower_bound(work.begin(), work.end(), before) - work.begin());
-  }
-
-  template <class F> void for_my_tiles(const Team& team, F&& use) {
-    const std::size_t end = first_tile(team, 1);
-    for (std::size_t i = first_tile(team); i < end; ++i) use(i, tiles[i], scratch[team.thread].data());
-  }
-
   // Sparse input: the first layer's gradient, all tiles at once, split over threads by neurons.
   void sparse_gradient(const Batch& batch, const Team& team) {
     if (!space.sparse) return;
@@ -244,53 +241,8 @@ private:
     team.barrier();
   }
 
-  // Gradient of a tile's sum over the batch: G[n][R], or [n] for biases.
-  void tile_gradient(const Batch& batch, const Tile& tile, T* G) const {
-    const std::ptrdiff_t stride = space.panel_stride[tile.layer + 1];
-    const T* delta = space.panels[tile.layer + 1] + std::ptrdiff_t(tile.first) * R;
-    if (tile.column < 0) // units beyond the last have deltas of 0
-      return kernels.bias_gradient(delta, stride, batch.n_panels, int(round_up(tile.n, R / 2)), G);
-    const int width = std::min(R, layers[tile.layer].n_in - tile.column);
-    if (tile.layer == 0 && space.sparse) {
-      const std::ptrdiff_t ldt = layers[0].ldt;
-      const T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
-      return kernels.transpose(g, ldt, width, tile.n, G, R);
-    }
-    kernels.weight_gradient(delta, stride, space.columns[tile.layer] + tile.column / R * space.column_stride,
-                            int(batch.rows.n), tile.n, width, G);
-  }
-
-  UpdateTile<T> update_tile(const Tile& tile) const {
-    const Layer<T>& layer = layers[tile.layer];
-    const bool bias = tile.column < 0;
-    UpdateTile<T> u{};
-    const std::ptrdiff_t in_layer = bias ? tile.first : tile.first * layer.ldw + tile.column;
-    u.w = (bias ? layer.b : layer.w) + in_layer;
-    u.ldw = layer.ldw;
-    u.n = bias ? 1 : tile.n;
-    u.n_columns = bias ? tile.n : std::min(R, layer.n_in - tile.column);
-    if (padded) { // with whole registers
-      u.ld_slots = layer.ldw;
-      u.n_columns = int(round_up(u.n_columns, R / 2));
-      for (std::size_t s = 0; s < slots.size(); ++s) u.slots[s] = padded.of(s, tile.layer, bias) + in_layer;
-      return u;
-    }
-    u.ld_slots = layer.n_in;
-    const std::ptrdiff_t at = bias ? network.biases[tile.layer] + tile.first
-                                   : network.coefs[tile.layer] + tile.first * u.ld_slots + tile.column;
-    for (std::size_t s = 0; s < slots.size(); ++s) u.slots[s] = slots[s] + at;
-    return u;
-  }
-
-  void prefetch(const Tile& tile) const {
-    const UpdateTile<T> u = update_tile(tile);
-    for (int row = 0; row < u.n; ++row) {
-      __builtin_prefetch(u.w + row * u.ldw, 1);
-      for (std::size_t s = 0; s < slots.size(); ++s) __builtin_prefetch(u.slots[s] + row * u.ld_slots, 1);
-    }
-  }
-
-  void prefetch_rows(const Batch& batch, std::int64_t first, std::int64_t end) const {
+  // Rows that will be gathered soon.
+  void prefetch(const Batch& batch, std::int64_t first, std::int64_t end) const {
     const Matrix<T>& X = batch.data.X;
     constexpr int line = 64 / int(sizeof(T));
     for (std::int64_t row = first; row < end; ++row) {
@@ -299,48 +251,34 @@ private:
     }
   }
 
-  double update(const Rule& rule, const T* c, T alpha, T scale, const T* G, const Tile& tile) {
-    const double squares = kernels.update(rule.optimizer, c, alpha, scale, G, update_tile(tile));
-    const Layer<T>& layer = layers[tile.layer];
-    if (tile.column >= 0 && layer.wt.data())
-      kernels.transpose(layer.w + tile.first * layer.ldw + tile.column, layer.ldw, tile.n,
-                        std::min(R, layer.n_in - tile.column), layer.wt.data() + tile.column * layer.ldt + tile.first,
-                        layer.ldt);
-    return squares;
-  }
-
+  // With each tile the next one is fetched, and some of the rows that this thread will gather for the next batch.
   void step(const Batch& batch, const Batch& next, const Rule& rule, long long t, double alpha, double scale,
             const Team& team) {
     T c[max_coefficients];
     step_coefficients(rule, t, c);
     sparse_gradient(batch, team);
-    // With each tile the next one is fetched, and some of the rows that this thread will gather for the next batch.
-    const std::int64_t n_tiles = std::int64_t(first_tile(team, 1) - first_tile(team));
+    const std::int64_t n_tiles = std::int64_t(tiles.first(team, 1) - tiles.first(team));
     std::int64_t row = part(next.n_panels, team) * R;
     const std::int64_t end = next.data.X.indptr ? row : std::min(part(next.n_panels, team, 1) * R, next.rows.n),
                        n_rows = n_tiles ? (end - row + n_tiles - 1) / n_tiles : 0;
-    for_my_tiles(team, [&](std::size_t i, const Tile& tile, T* G) {
-      if (i + 1 < tiles.size()) prefetch(tiles[i + 1]);
-      prefetch_rows(next, row, std::min(row + n_rows, end));
+    T* G = scratch[team.thread].data();
+    tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
+      tiles.prefetch(i + 1);
+      prefetch(next, row, std::min(row + n_rows, end));
       row += n_rows;
-      tile_gradient(batch, tile, G);
-      const bool bias = tile.column < 0; // biases are not penalised
-      const double squares = update(rule, c, bias ? T(0) : T(alpha), T(scale), G, tile);
-      tile_squares[i] = bias ? 0 : squares;
+      tiles.gradient(space, int(batch.rows.n), tile, G);
+      tiles.update(i, rule.optimizer, c, alpha, scale, G);
     });
   }
 
   void write_gradient(const Batch& batch, double alpha, double scale, bool last, T* gradient, const Team& team) {
     sparse_gradient(batch, team);
-    for_my_tiles(team, [&](std::size_t i, const Tile& tile, T* G) {
-      tile_gradient(batch, tile, G);
+    T* G = scratch[team.thread].data();
+    tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
+      tiles.gradient(space, int(batch.rows.n), tile, G);
       if (batch.rows.first > 0)
         for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
-      if (last) {
-        const bool bias = tile.column < 0;
-        const double squares = kernels.finish_gradient(bias ? T(0) : T(alpha), T(scale), G, update_tile(tile));
-        tile_squares[i] = bias ? 0 : squares;
-      }
+      if (last) tiles.finish_gradient(i, alpha, scale, G);
       for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { gradient[flat] = G[in_tile]; });
     });
   }
@@ -353,11 +291,7 @@ private:
     return sum;
   }
 
-  double penalty(double alpha) const {
-    double sum = 0;
-    for (double squares : tile_squares) sum += squares;
-    return 0.5 * alpha * sum;
-  }
+  double penalty(double alpha) const { return 0.5 * alpha * tiles.sum_of_squares(); }
 
   const Network network;
   const Kernels<T>& kernels;
@@ -367,11 +301,7 @@ private:
   int max_rows = 0;
   Propagation<T> propagation;
   std::vector<Layer<T>>& layers; // of `propagation`
-  std::vector<T*> slots;         // lent
-  PaddedSlots<T> padded;         // of small networks
-  std::vector<Tile> tiles;
-  std::vector<double> work;         // of the tiles up to each one
-  std::vector<double> tile_squares; // sum of w^2 per tile, before the last step
+  Tiles<T> tiles;
   Workspace<T> space;
   std::vector<AlignedArray<T>> scratch; // per thread
 };

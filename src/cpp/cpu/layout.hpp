@@ -46,12 +46,6 @@ template <class T> void copy_rows(const Matrix<T>& X, const RowRange& rows, T* o
   }
 }
 
-inline int n_slots(const Rule& rule) {
-  int n = 0;
-  Optimizers::visit(rule.optimizer, [&](auto entry) { n = int(std::size(entry.slots)); });
-  return n;
-}
-
 // What the optimizer's step number `t` has in common for all weights.
 template <class T> void step_coefficients(const Rule& rule, long long t, T* c) {
   double wide[max_coefficients] = {};
@@ -86,97 +80,6 @@ template <class T> struct Layer {
     fastmlp::transpose(w, ldw, n_out, n_in, wt.data(), ldt);
   }
 };
-
-// What the optimizer keeps for a small network, padded like its weights: there, the single numbers at the end of each
-// row would take longer than the copy.
-template <class T> class PaddedSlots {
-public:
-  PaddedSlots() = default;
-  PaddedSlots(const std::vector<Layer<T>>& layers, int R, std::size_t n_slots) : n_layers(layers.size()), used(true) {
-    std::vector<std::size_t> sizes;
-    for (std::size_t s = 0; s < n_slots; ++s)
-      for (const Layer<T>& layer : layers) {
-        sizes.push_back(std::size_t(round_up(layer.n_out, R) * layer.ldw));
-        sizes.push_back(std::size_t(round_up(layer.n_out, R)));
-      }
-    memory = AlignedPieces<T>(sizes);
-  }
-  explicit operator bool() const { return used; }
-  T* of(std::size_t s, int layer, bool bias) const { return memory[2 * (s * n_layers + std::size_t(layer)) + bias]; }
-
-  void read(const Network& network, const std::vector<Layer<T>>& layers, const std::vector<T*>& slots) const {
-    for_each_row(network, layers, slots, [](T* flat, T* here, int n) { std::copy_n(flat, n, here); });
-  }
-  void write(const Network& network, const std::vector<Layer<T>>& layers, const std::vector<T*>& slots) const {
-    for_each_row(network, layers, slots, [](T* flat, T* here, int n) { std::copy_n(here, n, flat); });
-  }
-
-private:
-  template <class F>
-  void for_each_row(const Network& network, const std::vector<Layer<T>>& layers, const std::vector<T*>& slots,
-                    F&& copy) const {
-    for (std::size_t s = 0; s < slots.size(); ++s)
-      for (int l = 0; l < int(n_layers); ++l) {
-        const Layer<T>& layer = layers[std::size_t(l)];
-        for (std::ptrdiff_t i = 0; i < layer.n_out; ++i)
-          copy(slots[s] + network.coefs[l] + i * layer.n_in, of(s, l, false) + i * layer.ldw, layer.n_in);
-        copy(slots[s] + network.biases[l], of(s, l, true), layer.n_out);
-      }
-  }
-
-  std::size_t n_layers = 0;
-  bool used = false;
-  AlignedPieces<T> memory;
-};
-
-// A piece of work of the second phase: `n` neurons from `first` by R inputs from `column`; biases if column < 0.
-struct Tile {
-  int layer, first, n, column;
-};
-
-// Most neurons in a tile: a rest of fewer than half a tile joins the last one.
-template <class T> int most_tile_rows(const Kernels<T>& kernels) { return kernels.tile_rows * 3 / 2; }
-
-template <class T> std::vector<Tile> make_tiles(const std::vector<Layer<T>>& layers, const Kernels<T>& kernels) {
-  std::vector<Tile> tiles;
-  const int bias_tile = 16 * kernels.rows, most = most_tile_rows(kernels);
-  for (int l = 0; l < int(layers.size()); ++l) {
-    const int n_out = layers[l].n_out;
-    for (int row = 0, n; row < n_out; row += n) {
-      n = n_out - row < most ? n_out - row : kernels.tile_rows;
-      for (int column = 0; column < layers[l].n_in; column += kernels.rows) tiles.push_back({l, row, n, column});
-    }
-    for (int row = 0; row < n_out; row += bias_tile) tiles.push_back({l, row, std::min(bias_tile, n_out - row), -1});
-  }
-  return tiles;
-}
-
-// The work of the tiles up to each one, for a batch of n_rows: in processor cycles, roughly, multiply-adds, updates,
-// and what every tile costs.
-template <class T>
-std::vector<double> tile_work(const std::vector<Tile>& tiles, const std::vector<Layer<T>>& layers,
-                              const Kernels<T>& kernels, double n_rows) {
-  const double lanes = kernels.rows / 2;
-  std::vector<double> sums(1, 0.0);
-  for (const Tile& tile : tiles) {
-    const double width = tile.column < 0 ? 1 : std::min(kernels.rows, layers[tile.layer].n_in - tile.column);
-    const double cycles_per_row = tile.column < 0 ? 1 / lanes : width > lanes ? 1 : 0.5;
-    sums.push_back(sums.back() + tile.n * (n_rows * cycles_per_row + width * 11 / lanes) + 80);
-  }
-  return sums;
-}
-
-// visit(offset in the flat buffer, offset in the tile) for each number of a tile.
-template <class F> void for_each_weight(const Network& network, const Tile& tile, int R, F&& visit) {
-  if (tile.column < 0) {
-    for (int i = 0; i < tile.n; ++i) visit(network.biases[tile.layer] + tile.first + i, i);
-    return;
-  }
-  const std::ptrdiff_t n_out = network.sizes[tile.layer + 1], start = network.coefs[tile.layer] + tile.first;
-  const int width = std::min(R, network.sizes[tile.layer] - tile.column);
-  for (int j = 0; j < width; ++j)
-    for (int i = 0; i < tile.n; ++i) visit(start + (tile.column + j) * n_out + i, i * R + j);
-}
 
 // Buffers for up to `capacity` rows of a batch.
 template <class T> struct Workspace {

@@ -8,6 +8,8 @@
 #include <xmmintrin.h>
 #endif
 
+#include "processors.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -15,9 +17,6 @@
 #include <mutex>
 
 namespace fastmlp {
-
-// As many threads as this process may use: OMP_NUM_THREADS, threadpoolctl and CPU affinity are respected by OpenMP.
-int available_threads();
 
 // After a fork the parent's team is gone and a new region would wait for it for ever: a child computes alone.
 bool in_forked_child();
@@ -30,6 +29,31 @@ inline int choose_threads(int requested, double flops) {
   if (requested > 0) return std::min(requested, most_threads);
   return flops < worth_a_second_thread ? 1 : std::min(available_threads(), most_threads);
 }
+
+// How many threads the machine lets run side by side. Threads of a team wait for each other: one that shares its
+// processor with another program slows down all of them, and fewer threads that never wait get more done, for this
+// process and for the other. So a team that was without a processor for a quarter of its time becomes smaller for a
+// while; then all are tried again, less and less often while that keeps failing. Times are in seconds.
+class Load {
+public:
+  int affordable(int wanted, double now) const { return now < until ? std::min(wanted, limit) : wanted; }
+
+  // `n` threads worked for `elapsed` until `now`, `busy` of it, all together, on a processor.
+  void report(int n, double now, double elapsed, double busy);
+
+private:
+  double elapsed_sum = 0, wanted_sum = 0, busy_sum = 0; // of the window that decides next
+  int limit = 0;
+  double until = 0;    // when the limit ends
+  double patience = 0; // how much longer than the window it lasts
+};
+
+// The same for the whole process, by its clocks; `set_steady_threads` turns it off.
+int affordable_threads(int wanted);
+void report_load(int n, double elapsed, double busy);
+bool set_steady_threads(bool on); // returns what it was
+double wall_seconds();
+double processor_seconds(); // of this thread
 
 // Where the threads of a region meet. Waiting spins for some microseconds, which is what a step's halves differ by, and
 // then sleeps: on a busy machine the thread waited for may need this very core.
@@ -78,13 +102,26 @@ struct Team {
   void barrier() const { meeting.wait(threads); }
 };
 
-// Calls body(team) on n threads; thread 0 is the caller. The body must not throw.
+// Calls body(team) on up to n threads, fewer while the machine is busy (see Load); thread 0 is the caller. The body
+// must not throw.
 template <class F> void parallel(int n_threads, F&& body) {
   Barrier meeting;
 #ifdef _OPENMP
+  if (n_threads > 1) n_threads = affordable_threads(n_threads);
   if (n_threads > 1) {
-#pragma omp parallel num_threads(n_threads)
-    body(Team{omp_get_thread_num(), omp_get_num_threads(), meeting});
+    const double start = wall_seconds();
+    double busy = 0;
+    int n_came = 1; // the runtime may have fewer
+#pragma omp parallel num_threads(n_threads) reduction(+ : busy)
+    {
+      const double begin = processor_seconds();
+      const Team team{omp_get_thread_num(), omp_get_num_threads(), meeting};
+      body(team);
+      busy = processor_seconds() - begin;
+      if (team.thread == 0) n_came = team.threads;
+      team.barrier(); // it sleeps where the runtime's own would spin
+    }
+    report_load(n_came, wall_seconds() - start, busy);
     return;
   }
 #endif

@@ -46,6 +46,12 @@ def set_blas(mode: str, sgemm: object, dgemm: object) -> None:
 def set_instruction_set(name: str) -> None:
     """Choose the kernels used by engines made from now on: a name of ``config()["instruction_sets"]``."""
 
+def set_steady_threads(on: bool) -> bool:
+    """Have as many threads as asked for even while other programs need the processors, which slows down all of them."""
+
+def processor_quota(root: str = "") -> float:
+    """Processors' worth of time that Linux control groups grant; ``root`` is put before ``/proc`` and mounted paths."""
+
 def fma_peak(dtype: str, n_threads: int = 1, seconds: float = 0.05) -> float:
     """Floating-point operations per second of independent multiply-adds: the rate that no product can pass."""
 

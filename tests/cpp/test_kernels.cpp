@@ -1,0 +1,270 @@
+// Each kernel against plain loops in double.
+#include "check.hpp"
+
+#include "../../src/cpp/activations.hpp"
+#include "../../src/cpp/cpu/kernels.hpp"
+#include "../../src/cpp/losses.hpp"
+#include "../../src/cpp/optimizers.hpp"
+
+#include <algorithm>
+#include <iterator>
+
+namespace fastmlp {
+
+namespace {
+
+// Sizes around those at which kernels change their ways: 1, vectors, register tiles, weight tiles, depth chunks.
+constexpr int sizes[] = {1, 7, 16, 33, 100, 330};
+constexpr int n_panels = 3;
+
+template <class T> struct Check {
+  const Kernels<T>& k = kernels<T>();
+  const int R = k.rows;
+  RandomNumbers<T> numbers{42};
+
+  std::ptrdiff_t padded(int n) const { return (n + R - 1) / R * R; }
+  std::string named(const char* kernel, int n_in, int n_out, const char* entry = "") const {
+    return std::string(k.name) + (sizeof(T) == 4 ? " float " : " double ") + kernel + " " + std::to_string(n_in) +
+           " -> " + std::to_string(n_out) + " " + entry;
+  }
+
+  // Rows by number to panels and columns; the second panel lacks rows.
+  void gather(int n_features) {
+    const int n_rows = 2 * R - 1;
+    const Array<T> X = numbers.array(std::size_t(3 * R) * n_features);
+    std::vector<std::int64_t> rows;
+    for (int i = 0; i < n_rows; ++i) rows.push_back((7 * i + 2) % (3 * R));
+    Array<T> panels(2 * padded(n_features) * R, T(5)), columns(panels.size(), T(5));
+    const std::ptrdiff_t stride = 2 * R * R;
+    for (int p = 0; p < 2; ++p)
+      k.gather(X.data(), n_features, rows.data(), p * R, std::min(R, n_rows - p * R), p ? 0 : R - 1, n_features,
+               panels.data() + p * padded(n_features) * R, columns.data() + p * R * R, stride);
+    bool same = true;
+    for (int p = 0; p < 2; ++p)
+      for (int f = 0; f < padded(n_features); ++f)
+        for (int i = 0; i < R; ++i) {
+          const std::int64_t row = rows[std::min(p * R + i, n_rows - 1)];
+          const T x = f < n_features ? X[row * n_features + f] : T(0);
+          same = same && panels[(p * padded(n_features) + f) * R + i] == x &&
+                 columns[f / R * stride + (p * R + i) * R + f % R] == x;
+        }
+    check(same, named("gather", n_features, R));
+    Array<T> again(columns.size(), T(5)), back(std::size_t(R) * n_features);
+    for (int p = 0; p < 2; ++p)
+      k.panel_to_columns(panels.data() + p * padded(n_features) * R, n_features, again.data() + p * R * R, stride);
+    check(again == columns, named("panel_to_columns", n_features, R));
+    k.panel_to_rows(panels.data(), n_features, R, back.data(), n_features);
+    same = true;
+    for (int i = 0; i < R; ++i)
+      same = same && std::equal(&X[rows[i] * n_features], &X[rows[i] * n_features] + n_features, &back[i * n_features]);
+    check(same, named("panel_to_rows", n_features, R));
+  }
+
+  // Both products of one layer, with every activation.
+  void products(int n_in, int n_out) {
+    const std::ptrdiff_t ldm = padded(n_in), in_size = padded(n_in) * R, out_size = padded(n_out) * R;
+    const Array<T> M = numbers.array(padded(n_out) * ldm, 1 / std::sqrt(n_in)), bias = numbers.array(padded(n_out)),
+                   in = numbers.array(n_panels * in_size);
+    Array<T> scratch(k.scratch_size(n_panels, std::max(n_in, n_out)));
+    for (int activation = -1; activation < Activations::size; ++activation) {
+      const std::string name = activation < 0 ? "no activation" : Activations::names()[activation];
+      Array<T> out(n_panels * out_size), z(out.size());
+      PanelProduct<T> product{};
+      product.M = M.data();
+      product.ldm = ldm;
+      product.bias = bias.data();
+      product.in = in.data();
+      product.in_stride = in_size;
+      product.out = out.data();
+      product.out_stride = out_size;
+      product.z = z.data();
+      product.n_in = n_in;
+      product.n_out = n_out;
+      product.n_panels = n_panels;
+      product.activation = activation;
+      k.forward(product, scratch.data());
+      std::vector<double> sums = plain(M, ldm, bias, in, n_in, n_out), values = sums;
+      if (activation >= 0)
+        Activations::visit(activation, [&](auto entry) {
+          for (double& value : values) value = entry.value(value);
+        });
+      check_close(units(out, n_out), values, named("forward", n_in, n_out, name.c_str()));
+      if (activation < 0) continue;
+      one_row(product, in, out, M, ldm);
+      bool needs_z = false;
+      const Array<T> a = units(out, n_out), before = units(z, n_out);
+      std::vector<double> deltas = plain(M, ldm, {}, in, n_in, n_out);
+      Activations::visit(activation, [&](auto entry) {
+        needs_z = !entry.slope_from_output;
+        for (std::size_t i = 0; i < deltas.size(); ++i)
+          deltas[i] *= entry.slope(double(needs_z ? before[i] : a[i]), double(a[i]));
+      });
+      const Array<T> transposed = transpose(M, ldm, n_in, n_out);
+      product.M = transposed.data();
+      product.ldm = padded(n_out);
+      product.bias = nullptr;
+      if (!needs_z) product.z = nullptr;
+      k.backward(product, scratch.data());
+      check_close(units(out, n_out), deltas, named("backward", n_in, n_out, name.c_str()));
+    }
+  }
+
+  // M[n_out][n_in] as [n_in][n_out]: the weights of the layer above as the backward product reads them.
+  Array<T> transpose(const Array<T>& M, std::ptrdiff_t ldm, int n_in, int n_out) {
+    Array<T> out(padded(n_in) * padded(n_out), T(0));
+    k.transpose(M.data(), ldm, n_out, n_in, out.data(), padded(n_out));
+    bool same = true;
+    for (int i = 0; i < n_in; ++i)
+      for (int j = 0; j < n_out; ++j) same = same && out[i * padded(n_out) + j] == M[j * ldm + i];
+    check(same, named("transpose", n_in, n_out));
+    return out;
+  }
+
+  // The units of all panels, one panel after the other, without padding.
+  Array<T> units(const Array<T>& panels, int n) const {
+    Array<T> all;
+    for (int p = 0; p < n_panels; ++p)
+      all.insert(all.end(), &panels[p * padded(n) * R], &panels[p * padded(n) * R] + std::ptrdiff_t(n) * R);
+    return all;
+  }
+
+  std::vector<double> plain(const Array<T>& M, std::ptrdiff_t ldm, const Array<T>& bias, const Array<T>& in, int n_in,
+                            int n_out) const {
+    std::vector<double> sums;
+    for (int p = 0; p < n_panels; ++p)
+      for (int n = 0; n < n_out; ++n)
+        for (int i = 0; i < R; ++i) {
+          double sum = bias.empty() ? 0 : double(bias[n]);
+          for (int d = 0; d < n_in; ++d) sum += double(M[n * ldm + d]) * double(in[(p * padded(n_in) + d) * R + i]);
+          sums.push_back(sum);
+        }
+    return sums;
+  }
+
+  // The same bits for the first row alone, from the flat buffer.
+  void one_row(const PanelProduct<T>& product, const Array<T>& in, const Array<T>& out, const Array<T>& M,
+               std::ptrdiff_t ldm) {
+    Array<T> flat, x, row(padded(product.n_out));
+    for (int d = 0; d < product.n_in; ++d) {
+      x.push_back(in[d * R]);
+      for (int n = 0; n < product.n_out; ++n) flat.push_back(M[n * ldm + d]);
+    }
+    k.forward_row(flat.data(), product.bias, x.data(), product.n_in, product.n_out, product.activation, row.data());
+    bool same = true;
+    for (int n = 0; n < product.n_out; ++n) same = same && row[n] == out[n * R];
+    check(same, named("forward_row", product.n_in, product.n_out, Activations::names()[product.activation].c_str()));
+  }
+
+  // A tile of `n` neurons by `n_columns` inputs; the last panel lacks a row.
+  void gradients(int n, int n_columns) {
+    n = std::min(n, k.tile_rows);
+    const int n_rows = n_panels * R - 1;
+    const std::ptrdiff_t stride = padded(n) * R;
+    Array<T> deltas = numbers.array(n_panels * stride), G(std::size_t(n) * R), weights, g(padded(n));
+    const Array<T> columns = numbers.array(n_panels * R * R);
+    for (int neuron = 0; neuron < n; ++neuron) deltas[(n_panels - 1) * stride + neuron * R + R - 1] = 0;
+    std::vector<double> expected(std::size_t(n) * n_columns), expected_bias(n);
+    for (int row = 0; row < n_rows; ++row)
+      for (int neuron = 0; neuron < n; ++neuron) {
+        const double delta = double(deltas[row / R * stride + neuron * R + row % R]);
+        expected_bias[neuron] += delta;
+        for (int f = 0; f < n_columns; ++f) expected[neuron * n_columns + f] += delta * double(columns[row * R + f]);
+      }
+    k.weight_gradient(deltas.data(), stride, columns.data(), n_rows, n, n_columns, G.data());
+    for (int neuron = 0; neuron < n; ++neuron)
+      weights.insert(weights.end(), &G[neuron * R], &G[neuron * R] + n_columns);
+    check_close(weights, expected, named("weight_gradient", n_columns, n));
+    k.bias_gradient(deltas.data(), stride, n_panels, n, g.data());
+    g.resize(n);
+    check_close(g, expected_bias, named("bias_gradient", R, n));
+  }
+
+  void update(int optimizer, int n) {
+    n = std::min(n, k.tile_rows);
+    const T alpha = T(0.1), scale = T(0.25);
+    const std::ptrdiff_t ldw = 2 * R;
+    Array<T> w = numbers.array(padded(n) * ldw), c(max_coefficients);
+    const Array<T> G = numbers.array(std::size_t(n) * R);
+    std::vector<Array<T>> slots(max_slots);
+    UpdateTile<T> tile{};
+    tile.w = w.data();
+    tile.ldw = tile.ld_slots = ldw;
+    tile.n = n;
+    tile.n_columns = R;
+    for (int s = 0; s < max_slots; ++s) {
+      slots[s] = numbers.array(w.size());
+      for (T& x : slots[s]) x = std::abs(x); // some are sums of squares
+      tile.slots[s] = slots[s].data();
+    }
+    std::vector<double> expected(w.begin(), w.end()), expected_slots;
+    double squares = 0;
+    std::size_t n_slots = 0;
+    Optimizers::visit(optimizer, [&](auto entry) {
+      n_slots = std::size(entry.slots);
+      double h[std::size(entry.hyperparameters)], wide[max_coefficients] = {};
+      std::transform(std::begin(entry.hyperparameters), std::end(entry.hyperparameters), h,
+                     [](const Hyperparameter& p) { return p.default_value; });
+      entry.prepare(h, 0.01, 3, wide);
+      for (int i = 0; i < max_coefficients; ++i) wide[i] = double(c[i] = T(wide[i]));
+      for (int i = 0; i < n * R; ++i) {
+        const std::ptrdiff_t at = i / R * ldw + i % R;
+        const double weight = double(w[at]);
+        double s[max_slots];
+        for (int slot = 0; slot < max_slots; ++slot) s[slot] = double(slots[slot][at]);
+        squares += weight * weight;
+        entry.update(expected[at], (double(G[i]) + double(alpha) * weight) * double(scale), s, wide);
+        expected_slots.insert(expected_slots.end(), s, s + n_slots);
+      }
+    });
+    const double sum = k.update(optimizer, c.data(), alpha, scale, G.data(), tile);
+    Array<T> kept;
+    for (int i = 0; i < n * R; ++i)
+      for (std::size_t s = 0; s < n_slots; ++s) kept.push_back(slots[s][i / R * ldw + i % R]);
+    const std::string what = named("update", R, n, Optimizers::names()[optimizer].c_str());
+    check_close(w, expected, what);
+    check_close(kept, expected_slots, what + ", slots");
+    check_close(Array<T>{T(sum)}, {squares}, what + ", squares");
+  }
+
+  void loss(int number, int m) {
+    Array<T> z = numbers.array(std::size_t(m) * R, 2), y(z.size()), weights = numbers.array(R), row_loss(R);
+    std::vector<double> gradients(z.size());
+    double sum = 0;
+    Losses::visit(number, [&](auto entry) {
+      const bool one_hot = std::string(entry.link_name) == "softmax";
+      for (std::size_t i = 0; i < y.size(); ++i) {
+        y[i] = one_hot ? T(int(i) / R == int(i) % R % m) : numbers();
+        if (!entry.valid(double(y[i]))) y[i] = T(i % 2);
+      }
+      for (int i = 0; i < R; ++i) {
+        std::vector<double> row, target;
+        for (int j = 0; j < m; ++j) row.push_back(double(z[j * R + i])), target.push_back(double(y[j * R + i]));
+        sum += double(weights[i]) * entry.row(row.data(), target.data(), m, 1);
+        for (int j = 0; j < m; ++j) gradients[j * R + i] = row[j] * double(weights[i]);
+      }
+    });
+    const T total = T(k.loss(number, z.data(), y.data(), weights.data(), m));
+    const std::string what = named("loss", m, m, Losses::names()[number].c_str());
+    check_close(z, gradients, what);
+    check_close(Array<T>{total}, {sum}, what + ", sum");
+  }
+};
+
+} // namespace
+
+template <class T> void test_kernels() {
+  Check<T> run;
+  for (int n : sizes) {
+    run.gather(n);
+    for (int n_columns : {1, run.R}) run.gradients(n, n_columns);
+    for (int n_out : sizes) run.products(n, n_out);
+    for (int optimizer = 0; optimizer < Optimizers::size; ++optimizer) run.update(optimizer, n);
+  }
+  for (int number = 0; number < Losses::size; ++number)
+    for (int m : {1, 3, 10}) run.loss(number, m);
+}
+
+template void test_kernels<float>();
+template void test_kernels<double>();
+
+} // namespace fastmlp

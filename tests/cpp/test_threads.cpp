@@ -1,0 +1,109 @@
+// The mode in which threads compute, where they meet, and how many of them the machine lets work.
+#include "check.hpp"
+
+#include "../../src/cpp/cpu/threads.hpp"
+#include "../../src/cpp/engine.hpp"
+
+namespace fastmlp {
+
+namespace {
+
+bool flushes_denormals() {
+  volatile float tiny = 2e-38f, factor = 0.25f;
+  return tiny * factor == 0;
+}
+
+// On as many threads as a region of this size has, each with its own mode.
+int count_flushing(int n_threads) {
+  int count = 0;
+#ifdef _OPENMP
+#pragma omp parallel num_threads(n_threads) reduction(+ : count)
+#endif
+  count += flushes_denormals();
+  (void)n_threads;
+  return count;
+}
+
+// Velocities just above the smallest normal number decay below it, and gradients that are 0 add nothing.
+void test_denormals(int n_threads) {
+  const Network network({64, 200, 1}, {"relu"}, "squared_error");
+  const std::unique_ptr<Engine<float>> engine = make_cpu_engine<float>(network, n_threads);
+  const std::vector<float> zeros(std::size_t(network.n_parameters)), X(64 * 64), y(64);
+  std::vector<float> velocity(zeros.size(), 1.2e-38f);
+  engine->set_parameters(zeros.data());
+  engine->set_slots({velocity.data()});
+  Rule rule{Optimizers::find("sgd", "optimizer"), {0.9, 1}, 0.1, 0};
+  const Dataset<float> data{{64, 64, X.data(), 64}, y.data(), nullptr, nullptr};
+  std::vector<std::int64_t> order(64);
+  Poll poll(nullptr);
+  engine->epoch(data, order.data(), 64, 64, 0, rule, poll);
+  engine->get_slots();
+  int left = 0;
+  for (float v : velocity) left += v != 0;
+  check(left == 0, "denormals are flushed by each of " + std::to_string(n_threads) + " threads");
+  check(count_flushing(n_threads) == 0, "the mode comes back on each of " + std::to_string(n_threads) + " threads");
+}
+
+// What one thread wrote before a barrier the others read after it, also when waiting takes long enough to sleep.
+void test_barrier(int n_threads) {
+  constexpr int rounds = 200;
+  std::vector<int> written(std::size_t(n_threads), 0);
+  std::atomic<int> late{0};
+  parallel(n_threads, [&](const Team& team) {
+    for (int round = 1; round <= rounds; ++round) {
+      if (round % 50 == 0 && team.thread == 0)
+        for (const double end = wall_seconds() + 2e-3; wall_seconds() < end;) {
+        }
+      written[std::size_t(team.thread)] = round;
+      team.barrier();
+      for (int thread = 0; thread < team.threads; ++thread) late += written[std::size_t(thread)] != round;
+      team.barrier();
+    }
+  });
+  check(late == 0, "a barrier of " + std::to_string(n_threads) + " threads");
+}
+
+void test_load() {
+  Load load;
+  double now = 100;
+  const auto work = [&](int n, double share) { load.report(n, now += 0.02, 0.02, n * share * 0.02); };
+  work(2, 0.9);
+  check(load.affordable(2, now) == 2, "threads that have their processors stay");
+  load.report(2, now += 0.001, 0.001, 0);
+  check(load.affordable(2, now) == 2, "a moment decides nothing");
+  work(2, 0.5);
+  check(load.affordable(2, now) == 1, "two threads on one processor become one");
+  check(load.affordable(2, now + 0.5) == 2, "both are tried again");
+  const auto pause = [&] {
+    double seconds = 0;
+    while (load.affordable(2, now + seconds) == 1) seconds += 0.001;
+    now += seconds;
+    return seconds;
+  };
+  const double first = pause();
+  work(2, 0.5);
+  const double second = pause();
+  check(second > 1.5 * first, "less often while it keeps failing");
+  for (int i = 0; i < 20; ++i) work(2, 0.5), pause();
+  work(2, 0.5);
+  check(pause() < 5, "but again and again");
+  work(2, 1);
+  work(2, 0.5);
+  check(pause() < 1.5 * first, "a success starts anew");
+  work(8, 0.6);
+  check(load.affordable(8, now) == 5, "as many threads as had processors");
+  check(load.affordable(3, now) == 3, "fewer are not concerned");
+}
+
+} // namespace
+
+void test_threads() {
+  set_steady_threads(true); // the counts below are meant
+  for (int n_threads : {1, 2, 3}) {
+    test_denormals(n_threads);
+    test_barrier(n_threads);
+  }
+  test_load();
+}
+
+} // namespace fastmlp
