@@ -15,6 +15,7 @@ namespace fastmlp {
 namespace {
 
 constexpr std::size_t line = 64;                        // bytes of a cache line, and the widest register
+constexpr std::size_t page = 1 << 16; // a multiple of every system's page
 constexpr std::size_t huge_page = std::size_t(2) << 20; // on x86-64 and most aarch64 systems
 constexpr std::size_t worth_huge_pages = 2 * huge_page;
 
@@ -37,13 +38,13 @@ void* allocate(std::size_t count, std::size_t size) {
   const std::size_t bytes = round_up(count ? count * size : 1, line);
 #if defined(__linux__)
   if (bytes >= worth_huge_pages) { // fresh pages are zero already, and cost nothing before they are used
-    const std::size_t whole = round_up(bytes, huge_page) + huge_page;
+    const std::size_t whole = round_up(bytes, page) + huge_page;
     void* p = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw OutOfMemory(wanted);
     char* const start = static_cast<char*>(p);
     char* const aligned = start + (huge_page - reinterpret_cast<std::size_t>(start) % huge_page) % huge_page;
     if (aligned > start) munmap(start, std::size_t(aligned - start));
-    char* const end = aligned + round_up(bytes, huge_page);
+    char* const end = aligned + round_up(bytes, page);
     if (start + whole > end) munmap(end, std::size_t(start + whole - end));
     madvise(aligned, std::size_t(end - aligned), MADV_HUGEPAGE); // a wish: the system may have none
     return aligned;
@@ -59,7 +60,7 @@ void deallocate(void* p, std::size_t bytes) {
 #if defined(__linux__)
   bytes = round_up(bytes ? bytes : 1, line);
   if (p && bytes >= worth_huge_pages) {
-    munmap(p, round_up(bytes, huge_page));
+    munmap(p, round_up(bytes, page));
     return;
   }
 #else

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 
+_DRAWN_AT_ONCE = 1 << 16
+
+
 def parameter_count(sizes: Sequence[int]) -> int:
     """Return the number of weights and biases of a network with these layer sizes."""
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
@@ -87,8 +90,10 @@ def glorot_uniform(
     flat = np.empty(parameter_count(sizes), dtype)
     for coef, bias, name in zip(*views(flat, sizes), activations, strict=True):
         bound = np.sqrt((2.0 if name == "logistic" else 6.0) / sum(coef.shape))
-        coef[...] = random.uniform(-bound, bound, coef.shape)
-        bias[...] = random.uniform(-bound, bound, bias.shape)
+        for numbers in (coef.ravel(), bias):  # views; in parts, as float64 would take twice the room of float32
+            for start in range(0, numbers.size, _DRAWN_AT_ONCE):
+                part = numbers[start : start + _DRAWN_AT_ONCE]
+                part[...] = random.uniform(-bound, bound, part.size)
     return flat
 
 

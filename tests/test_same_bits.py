@@ -1,0 +1,67 @@
+"""Training leaves the same bits whatever the number of threads: on the benchmarks' networks and for every entry."""
+
+import numpy as np
+import pytest
+import reference
+from test_engine import engine_of
+from test_trainer import generator, new_slots, options
+
+from fastmlp import _core
+
+N_THREADS = (1, 2, 3, 4, 7)
+# layer sizes and rows in a batch of the benchmarks' workloads
+NETWORKS = {
+    "W0": ((784, 10), 128),
+    "W1": ((64, 100, 10), 200),
+    "W2": ((20, 64, 64, 1), 64),
+    "W3": ((54, 256, 256, 7), 256),
+    "W4": ((784, 256, 128, 10), 128),
+    "W5": ((1024, 1024, 1024, 1024, 10), 1024),
+    "W6": ((64, *[64] * 150, 10), 128),
+    "W7": ((20, 32, 32, 1), 32),
+}
+
+
+@pytest.fixture(autouse=True)
+def all_threads():
+    """As many threads as asked for, however busy the machine is."""
+    before = _core.set_steady_threads(True)
+    yield
+    _core.set_steady_threads(before)
+
+
+def assert_same_bits(net, batch_size, dtype, optimizer="adam"):
+    """Train on a full batch and a short one with each number of threads; compare parameters, slots and losses."""
+    random = np.random.RandomState(1)
+    n_rows = batch_size + batch_size // 3
+    flat = (reference.glorot(net, random) * 1.5).astype(dtype)
+    X = random.standard_normal((n_rows, net.layer_sizes[0])).astype(dtype)
+    y = np.abs(random.standard_normal((n_rows, net.layer_sizes[-1]))).astype(dtype)
+    if net.loss == "log_loss":
+        y = random.randint(net.layer_sizes[-1], size=n_rows).astype(np.int32)
+    first = None
+    for n_threads in N_THREADS:
+        trained, slots = flat.copy(), new_slots(optimizer, flat)
+        settings = options(optimizer, batch_size=batch_size, max_iter=2)
+        engine = engine_of(net, dtype, n_threads)
+        report = engine.train(trained, slots, X, y, None, None, None, generator(), settings, None)
+        found = [trained.tobytes(), *(slot.tobytes() for slot in slots), report["loss_curve"]]
+        assert np.isfinite(trained).all()
+        assert not np.array_equal(trained, flat)
+        first = first or found
+        assert found == first, f"{n_threads} threads leave other bits than one"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_of_the_benchmarks_networks(name, dtype):
+    layer_sizes, batch_size = NETWORKS[name]
+    loss = "log_loss" if layer_sizes[-1] > 1 else "squared_error"
+    assert_same_bits(reference.Net(layer_sizes, ("relu",) * (len(layer_sizes) - 2), loss), batch_size, dtype)
+
+
+def test_of_every_activation(activation, dtype, instruction_set):
+    assert_same_bits(reference.Net((50, 70, 33, 4), (activation,) * 2, "log_loss"), 90, dtype)
+
+
+def test_of_every_optimizer(optimizer, dtype):
+    assert_same_bits(reference.Net((50, 70, 33, 4), ("relu", "tanh"), "log_loss"), 90, dtype, optimizer)
