@@ -73,7 +73,7 @@ WORKLOADS = {
     "float64": Workload((64, 100, 10), 200, 1_797, 60, dtype="float64"),
     "tanh": Workload((54, 256, 256, 7), 256, 50_000, 1, activation="tanh", rtol=3e-4),
     "wide": Workload((8, 512, 512, 512, 1), 256, 10_000, 1, regression=True, rtol=1e-2),
-    "iris": Workload((4, 100, 3), 150, 150, 200, dtype="float64", tiny=True),
+    "iris": Workload((4, 100, 3), 150, 150, 200, tiny=True),
 }
 
 
@@ -82,7 +82,8 @@ def make_data(workload: Workload) -> tuple[np.ndarray, np.ndarray]:
     if workload.tiny:
         from sklearn.datasets import load_iris
 
-        return load_iris(return_X_y=True)
+        X, y = load_iris(return_X_y=True)
+        return X.astype(workload.dtype), y
     random = np.random.default_rng(0)
     n_outputs = workload.layer_sizes[-1]
     n_classes = max(n_outputs, 2)  # one logistic output stands for two classes

@@ -149,7 +149,8 @@ template <class T> struct Check {
       x.push_back(in[d * R]);
       for (int n = 0; n < product.n_out; ++n) flat.push_back(M[n * ldm + d]);
     }
-    k.forward_row(flat.data(), product.bias, x.data(), product.n_in, product.n_out, product.activation, row.data());
+    k.forward_row(flat.data(), product.n_out, product.bias, x.data(), product.n_in, product.n_out, product.activation,
+                  row.data());
     bool same = true;
     for (int n = 0; n < product.n_out; ++n) same = same && row[n] == out[n * R];
     check(same, named("forward_row", product.n_in, product.n_out, Activations::names()[product.activation].c_str()));

@@ -101,37 +101,39 @@ template <class T> double update(int number, const T* c, T alpha, T scale, const
 
 // --- one row --------------------------------------------------------------------------------------------------------
 
-template <class T> void forward_row(const T* M, const T* b, const T* x, int n_in, int n_out, int activation, T* out) {
-  constexpr int W = lane_count<T>, block = 8 * W;
-  int n = 0;
-  for (; n + block <= n_out; n += block) {
-    Vec<T> acc[8];
+template <int vectors, class T>
+FASTMLP_INLINE void row_times_columns(const T* M, std::ptrdiff_t ldm, const T* b, const T* x, int n_in, T* out) {
+  constexpr int W = lane_count<T>;
+  Vec<T> acc[vectors];
+  FASTMLP_UNROLL
+  for (int j = 0; j < vectors; ++j) acc[j] = load(b + j * W);
+  for (int k = 0; k < n_in; ++k, M += ldm) {
+    const Vec<T> v = splat<Vec<T>>(x[k]);
     FASTMLP_UNROLL
-    for (int j = 0; j < 8; ++j) acc[j] = load(b + n + j * W);
-    for (int k = 0; k < n_in; ++k) {
-      const T* w = M + std::ptrdiff_t(k) * n_out + n;
-      const Vec<T> v = splat<Vec<T>>(x[k]);
-      FASTMLP_UNROLL
-      for (int j = 0; j < 8; ++j) acc[j] += load(w + j * W) * v;
-    }
-    FASTMLP_UNROLL
-    for (int j = 0; j < 8; ++j) store(out + n + j * W, acc[j]);
+    for (int j = 0; j < vectors; ++j) acc[j] += load(M + j * W) * v;
   }
-  for (; n < n_out; n += W) { // the last, narrower blocks; lanes beyond the end start from 0 and stay unused
+  FASTMLP_UNROLL
+  for (int j = 0; j < vectors; ++j) store(out + j * W, acc[j]);
+}
+
+template <class T>
+void forward_row(const T* M, std::ptrdiff_t ldm, const T* b, const T* x, int n_in, int n_out, int activation, T* out) {
+  constexpr int W = lane_count<T>, most = 8; // as many sums as hide the time of a multiply-add
+  const int whole = n_out / W, rest = n_out % W;
+  for_register_tiles<most>(whole, [&](int first, int count) {
+    with_row_count<most>(count, [&](auto vectors) {
+      row_times_columns<vectors.value>(M + first * W, ldm, b + first * W, x, n_in, out + first * W);
+    });
+  });
+  if (rest) { // lanes beyond the end start from 0 and stay unused
     T lanes[W] = {};
-    const int width = n_out - n < W ? n_out - n : W;
-    for (int j = 0; j < width; ++j) lanes[j] = b[n + j];
-    Vec<T> acc = load(lanes);
-    for (int k = 0; k < n_in; ++k) {
-      const T* w = M + std::ptrdiff_t(k) * n_out + n;
-      if (width == W) {
-        acc += load(w) * splat<Vec<T>>(x[k]);
-      } else {
-        for (int j = 0; j < width; ++j) lanes[j] = w[j];
-        acc += load(lanes) * splat<Vec<T>>(x[k]);
-      }
-    }
-    store(out + n, acc); // out is padded to whole vectors
+    const auto first_lanes = [&](const T* from) {
+      for (int j = 0; j < rest; ++j) lanes[j] = from[j];
+      return load(lanes);
+    };
+    Vec<T> acc = first_lanes(b + whole * W);
+    for (int k = 0; k < n_in; ++k) acc += first_lanes(M + k * ldm + whole * W) * splat<Vec<T>>(x[k]);
+    store(out + whole * W, acc); // out is padded to whole vectors
   }
   if (activation < 0) return;
   Activations::visit(activation, [&](auto entry) {

@@ -96,8 +96,10 @@ template <class T> struct Kernels {
   // out[j][i] = in[i][j] for whole blocks of lanes that cover (rows, columns): both have room for them.
   void (*transpose)(const T* in, std::ptrdiff_t ld, int rows, int columns, T* out, std::ptrdiff_t ld_out);
 
-  // A single row through one layer, from the flat buffer: out = activation(x W + b), same bits as `forward`.
-  void (*forward_row)(const T* W, const T* b, const T* x, int n_in, int n_out, int activation, T* out);
+  // A single row through one layer, out = activation(x W + b), same bits as `forward`; W is [n_in][ldw]. Quickest where
+  // n_out is a multiple of R / 2; out has room for a multiple of R.
+  void (*forward_row)(const T* W, std::ptrdiff_t ldw, const T* b, const T* x, int n_in, int n_out, int activation,
+                      T* out);
   void (*link_row)(int loss, T* z, int n_outputs);
 
   // The catalogues applied to arrays, for tests. apply_loss: `n` rows of `m` outputs, row by row.

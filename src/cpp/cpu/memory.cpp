@@ -15,7 +15,7 @@ namespace fastmlp {
 namespace {
 
 constexpr std::size_t line = 64;                        // bytes of a cache line, and the widest register
-constexpr std::size_t page = 1 << 16; // a multiple of every system's page
+constexpr std::size_t page = 1 << 16;                   // a multiple of every system's page
 constexpr std::size_t huge_page = std::size_t(2) << 20; // on x86-64 and most aarch64 systems
 constexpr std::size_t worth_huge_pages = 2 * huge_page;
 

@@ -63,8 +63,8 @@ private:
   void row(const T* parameters, const T* x, int layer, T* from, T* to, T* out) const {
     const Kernels<T>& kernels = propagation.kernels;
     for (int l = 0; l < layer; ++l) {
-      kernels.forward_row(parameters + network.coefs[l], parameters + network.biases[l], l ? from : x, network.sizes[l],
-                          network.sizes[l + 1], propagation.layers[l].activation, to);
+      kernels.forward_row(parameters + network.coefs[l], network.sizes[l + 1], parameters + network.biases[l],
+                          l ? from : x, network.sizes[l], network.sizes[l + 1], propagation.layers[l].activation, to);
       std::swap(from, to);
     }
     if (layer == network.n_layers()) kernels.link_row(network.loss, from, network.n_outputs());

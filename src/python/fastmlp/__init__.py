@@ -1,6 +1,7 @@
 """Fast multilayer perceptrons: a C++ core behind scikit-learn's interface.
 
-``MLPClassifier`` and ``MLPRegressor`` are scikit-learn's, many times faster; ``Network`` is the bare set of functions.
+``MLPClassifier`` and ``MLPRegressor`` are scikit-learn's, many times faster; ``Network`` is the bare set of functions;
+``load`` reads a saved model as a ``Predictor``, which answers without scikit-learn.
 Names are loaded on first use, so that ``import fastmlp`` is quick and does not import scikit-learn.
 """
 
@@ -10,13 +11,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastmlp._config import show_config
     from fastmlp.classifier import MLPClassifier
+    from fastmlp.files import load
     from fastmlp.network import Network
+    from fastmlp.predictor import Predictor
     from fastmlp.regressor import MLPRegressor
 
 __version__ = "0.1.0"
-__all__ = ["MLPClassifier", "MLPRegressor", "Network", "show_config"]
+__all__ = ["MLPClassifier", "MLPRegressor", "Network", "Predictor", "load", "show_config"]
 
-_ROOMS = {"MLPClassifier": "classifier", "MLPRegressor": "regressor", "Network": "network", "show_config": "_config"}
+_ROOMS = {
+    "MLPClassifier": "classifier",
+    "MLPRegressor": "regressor",
+    "Network": "network",
+    "Predictor": "predictor",
+    "load": "files",
+    "show_config": "_config",
+}
 
 
 def __getattr__(name: str) -> object:

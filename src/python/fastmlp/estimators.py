@@ -21,6 +21,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from fastmlp import _core
 from fastmlp._engine import make_engine
 from fastmlp._parameters import FlatParameters, float_dtype, glorot_uniform
+from fastmlp._saving import Saving
 from fastmlp._training import (
     NOT_FINITE,
     Data,
@@ -48,7 +49,7 @@ SPARSE_FORMATS = ["csr", "csc"]
 _PARAMETER_OF = {"nesterov": "nesterovs_momentum"}
 
 
-class BaseMLP(FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
     """A multilayer perceptron behind scikit-learn's interface; the parameters are described in the subclasses."""
 
     loss: str
@@ -192,8 +193,9 @@ class BaseMLP(FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
             self._fit_lbfgs(engine, parameters, data)
         else:
             self._fit_stochastic(engine, parameters, data, sizes, incremental)
-        if not np.isfinite(parameters).all():
-            raise ValueError(NOT_FINITE)
+        with np.errstate(over="ignore", invalid="ignore"):  # a finite sum has finite terms, and needs no room
+            if not np.isfinite(parameters.sum()) and not np.isfinite(parameters).all():
+                raise ValueError(NOT_FINITE)
         return self
 
     @abstractmethod

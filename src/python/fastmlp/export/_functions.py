@@ -1,0 +1,157 @@
+"""Activations and output activations in other languages: the only file that spells out the core's catalogue again.
+
+To export a new activation, add its line to the table at the bottom; tests compare every entry with the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+LEAK = 0.01
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function: how to add it to an ONNX graph, its C99 source for one float z, and PyTorch's module.
+
+    ``c`` may use ``expm1_of`` and ``log1p_exp`` below through ``needs``. An empty ``c`` leaves z as it is.
+    """
+
+    onnx: Callable[[Any, str], str]
+    c: str
+    torch: str
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of PyTorch's module, as it must be for this function
+    needs: tuple[str, ...] = ()
+
+
+# --- ONNX: onnxruntime has no float64 kernels for Elu, Selu, Softplus and Erf, so these are put together there --------
+
+
+def _onnx_leaky_relu(graph: Any, z: str) -> str:
+    if graph.dtype == np.float32:
+        return str(graph.LeakyRelu(z, alpha=LEAK))
+    return str(graph.Max(z, graph.Mul(z, LEAK)))  # attributes of ONNX are 32-bit floats
+
+
+def _onnx_expm1_below_0(graph: Any, z: str) -> str:
+    """exp(z) - 1 where z < 0, else 0."""
+    return str(graph.Sub(graph.Exp(graph.Min(z, 0.0)), 1.0))
+
+
+def _onnx_elu(graph: Any, z: str) -> str:
+    if graph.dtype == np.float32:
+        return str(graph.Elu(z))
+    return str(graph.Add(graph.Relu(z), _onnx_expm1_below_0(graph, z)))
+
+
+def _onnx_selu(graph: Any, z: str) -> str:
+    if graph.dtype == np.float32:
+        return str(graph.Selu(z))
+    below = graph.Mul(_onnx_expm1_below_0(graph, z), SELU_SCALE * SELU_ALPHA)
+    return str(graph.Add(graph.Mul(graph.Relu(z), SELU_SCALE), below))
+
+
+def _onnx_softplus(graph: Any, z: str) -> str:
+    if graph.dtype == np.float32:
+        return str(graph.Softplus(z))
+    return str(graph.Add(graph.Relu(z), graph.Log(graph.Add(graph.Exp(graph.Neg(graph.Abs(z))), 1.0))))
+
+
+def _onnx_erf(graph: Any, x: str) -> str:
+    """erf(x) = 2 x / sqrt(pi) * (integral of exp(-(x t)^2) for t from 0 to 1).
+
+    In float64 by Gauss-Legendre quadrature: the integrand is smooth, and erf(6) is 1 to the last bit.
+    """
+    if graph.dtype == np.float32:
+        return str(graph.Erf(x))
+    nodes, shares = np.polynomial.legendre.leggauss(40)
+    x = graph.Max(graph.Min(x, 6.0), -6.0)
+    squares = graph.Unsqueeze(graph.Mul(x, x), np.array([2]))
+    heights = graph.Exp(graph.Mul(squares, -(((nodes + 1) / 2) ** 2)))
+    integral = graph.Squeeze(graph.MatMul(heights, (shares / np.sqrt(np.pi))[:, None]), np.array([2]))
+    return str(graph.Mul(x, integral))
+
+
+def _onnx_gelu(graph: Any, z: str) -> str:
+    return str(graph.Mul(graph.Mul(z, 0.5), graph.Add(_onnx_erf(graph, graph.Mul(z, np.sqrt(0.5))), 1.0)))
+
+
+# --- C ----------------------------------------------------------------------------------------------------------------
+
+C_PARTS = {
+    # without cancellation near 0: with t = tanh(z / 2), exp(z) = (1 + t) / (1 - t)
+    "expm1_of": "const float t = tanhf(0.5f * z);\n  return 2.0f * t / (1.0f - t);",
+    # log(1 + e) = 2 artanh(s) with s = e / (2 + e) <= 1/3: seven terms of the series are enough for a float
+    "log1p_exp": """const float e = expf(-fabsf(z)), s = e / (2.0f + e), q = s * s;
+  const float series = 1.0f + q * (1.0f / 3 + q * (1.0f / 5 + q * (1.0f / 7 + q * (1.0f / 9 + q * (1.0f / 11
+      + q * (1.0f / 13))))));
+  return (z > 0.0f ? z : 0.0f) + 2.0f * s * series;""",
+}
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+FUNCTIONS = {
+    "identity": Function(lambda graph, z: z, "", "Identity"),
+    "logistic": Function(
+        lambda graph, z: graph.Sigmoid(z),
+        "const float e = expf(-fabsf(z));\n  return (z < 0.0f ? e : 1.0f) / (1.0f + e);",
+        "Sigmoid",
+    ),
+    "tanh": Function(lambda graph, z: graph.Tanh(z), "return tanhf(z);", "Tanh"),
+    "relu": Function(lambda graph, z: graph.Relu(z), "return z < 0.0f ? 0.0f : z;", "ReLU"),
+    "leaky_relu": Function(
+        _onnx_leaky_relu,
+        f"return z > 0.0f ? z : {LEAK}f * z;",
+        "LeakyReLU",
+        {"negative_slope": LEAK},
+    ),
+    "elu": Function(_onnx_elu, "return z > 0.0f ? z : {expm1_of}(z);", "ELU", {"alpha": 1.0}, ("expm1_of",)),
+    "selu": Function(
+        _onnx_selu,
+        f"return z > 0.0f ? {SELU_SCALE:.9g}f * z : {SELU_SCALE * SELU_ALPHA:.9g}f * {{expm1_of}}(z);",
+        "SELU",
+        needs=("expm1_of",),
+    ),
+    "softplus": Function(
+        _onnx_softplus,
+        "return {log1p_exp}(z);",
+        "Softplus",
+        {"beta": 1.0, "threshold": 20.0},
+        ("log1p_exp",),
+    ),
+    "gelu": Function(
+        _onnx_gelu, f"return 0.5f * z * erfcf({-np.sqrt(0.5):.9g}f * z);", "GELU", {"approximate": "none"}
+    ),
+    "silu": Function(
+        lambda graph, z: graph.Mul(z, graph.Sigmoid(z)),
+        "const float e = expf(-fabsf(z));\n  return z * (z < 0.0f ? e : 1.0f) / (1.0f + e);",
+        "SiLU",
+    ),
+    "mish": Function(
+        lambda graph, z: graph.Mul(z, graph.Tanh(_onnx_softplus(graph, z))),
+        # tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2), which is 1 to the last bit above 20
+        "const float e = expf(z < 20.0f ? z : 20.0f), n = e * (e + 2.0f);\n  return z * (n / (n + 2.0f));",
+        "Mish",
+    ),
+    "exp": Function(lambda graph, z: graph.Exp(z), "return expf(z);", "Exp"),
+    "softmax": Function(lambda graph, z: graph.Softmax(z, axis=1), "", "Softmax", {"dim": -1}),
+}
+
+
+def function(name: str) -> Function:
+    """Return the entry of an activation or output activation.
+
+    Raises
+    ------
+    NotImplementedError
+        If the core knows it but this table does not.
+    """
+    if name not in FUNCTIONS:
+        raise NotImplementedError(f"{name!r} cannot be exported yet; activations that can: {', '.join(FUNCTIONS)}")
+    return FUNCTIONS[name]
