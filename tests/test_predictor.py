@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import sparse
 from sklearn.exceptions import NotFittedError
 
-from fastmlp import MLPClassifier, MLPRegressor, Predictor
+from fastmlp import MLPClassifier, MLPRegressor, Predictor, _core
 
 random = np.random.RandomState(0)
 X = random.randn(60, 5)
@@ -314,3 +314,57 @@ def test_without_scikit_learn(tmp_path):
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     answers = " ".join(model.predict([[0.0] * 5, [1.0] * 5]))
     assert ran.stdout.splitlines() == [answers, "[]"]
+
+
+# --- the core's part ------------------------------------------------------------------------------------------------
+
+
+def core_predictor(sizes=(3, 4, 1), **options):
+    network = _core.Network(list(sizes), ["tanh"] * (len(sizes) - 2), "squared_error")
+    return _core.Predictor(network, np.linspace(-1, 1, network.n_parameters), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_threads": -1}, "n_threads must not be negative, got -1"),
+        ({"sizes": (3, 2), "flat": True}, "two_columns and flat need one output, got 2"),
+        ({"sizes": (3, 2), "two_columns": True}, "two_columns and flat need one output, got 2"),
+    ],
+)
+def test_core_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        core_predictor(**options)
+
+
+@pytest.mark.parametrize("n_rows", [2, 40])
+def test_core_leaves_what_it_cannot_use_as_it_is(n_rows):
+    predictor = core_predictor()
+    X = np.ones((n_rows, 3))
+    wanted = predictor(X)
+    assert wanted.shape == (n_rows, 1)
+    with_nan = X.copy()
+    with_nan[-1, -1] = np.nan
+    for other in (X.tolist(), X.astype(np.float32), np.asfortranarray(X), X[::-1], X[:, :2], X[None], with_nan):
+        assert predictor(other) is None
+    memory = np.ones(4 * n_rows)
+    rows, beside, within = memory[n_rows:].reshape(n_rows, 3), memory[:n_rows, None], memory[1 : n_rows + 1, None]
+    read_only = np.empty((n_rows, 1))
+    read_only.flags.writeable = False
+    for out in (within, read_only, np.empty((n_rows, 1), np.float32), np.empty(n_rows), np.empty((n_rows + 1, 1)), 5):
+        assert predictor(rows, out) is None
+    assert (memory == 1).all()
+    assert predictor(rows, beside) is beside
+    np.testing.assert_array_equal(beside, wanted)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_core_sees_every_number(dtype, bad):
+    network = _core.Network([67, 1], [], "squared_error")
+    predictor, x = _core.Predictor(network, np.zeros(68, dtype), flat=True), np.full(67, np.finfo(dtype).max, dtype)
+    assert predictor(x) == 0
+    for i in range(67):
+        x[i], kept = bad, x[i]
+        assert predictor(x) is None
+        x[i] = kept

@@ -131,4 +131,14 @@ EpochResult Engine<T>::epoch(const Dataset<T>& data, const std::int64_t* order, 
 
 template <class T> std::unique_ptr<Engine<T>> make_cpu_engine(const Network& network, int n_threads);
 
+// The predictions of one network whose parameters never change; serves any number of callers at once.
+template <class T> class Predictor {
+public:
+  virtual ~Predictor() = default;
+  virtual void predict(const Matrix<T>& X, T* out) const = 0; // out (X.n_rows, n_outputs); X is dense
+};
+
+template <class T>
+std::unique_ptr<Predictor<T>> make_cpu_predictor(const Network& network, const T* flat, int n_threads);
+
 } // namespace fastmlp

@@ -4,6 +4,7 @@
 #include "../cpu/threads.hpp"
 #include "arrays.hpp"
 #include "engine.hpp"
+#include "predictor.hpp"
 
 #include <chrono>
 
@@ -200,6 +201,11 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def_readonly("n_parameters", &Network::n_parameters)
       .def_readonly("coef_offsets", &Network::coefs)
       .def_readonly("intercept_offsets", &Network::biases);
+
+  py::class_<PyPredictor>(m, "Predictor")
+      .def(py::init<const Network&, const py::array&, int, bool, bool, bool>(), "network"_a, "parameters"_a,
+           "n_threads"_a = 0, "two_columns"_a = false, "flat"_a = false, "assume_finite"_a = false)
+      .def("__call__", &PyPredictor::call, "X"_a, "out"_a = py::none());
 
   py::class_<PyEngine>(m, "Engine")
       .def(py::init<const Network&, const std::string&, int>(), "network"_a, "dtype"_a, "n_threads"_a = 0)

@@ -105,6 +105,27 @@ class Network:
 
 # --- the engine: what a device can do for a network -----------------------------------------------------------------
 
+class Predictor:
+    """Predictions of one network whose parameters never change, for any number of threads at once."""
+
+    def __init__(
+        self,
+        network: Network,
+        parameters: FloatArray,
+        n_threads: int = 0,
+        two_columns: bool = False,
+        flat: bool = False,
+        assume_finite: bool = False,
+    ) -> None:
+        """``two_columns``: probabilities of both classes for the one output; ``flat``: no axis for the one output."""
+
+    def __call__(self, X: Any, out: Any = None) -> Any:
+        """Return the answer for rows or one row, in ``out`` if given; None if it cannot use them as they are.
+
+        It can use C-contiguous arrays of the parameters' dtype, finite unless ``assume_finite``; an ``out`` of the
+        right shape that shares no memory with ``X``.
+        """
+
 class Engine:
     """Buffers, threads and kernels for one network in one dtype. Reusable; one call at a time.
 

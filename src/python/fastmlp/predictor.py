@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import _core
-from fastmlp._engine import make_engine
 from fastmlp._parameters import float_dtype
-from fastmlp._validation import core_array, hidden_activations, name_among, real_array, unit_counts
+from fastmlp._validation import core_array, hidden_activations, name_among, real_array, thread_count, unit_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,7 +90,7 @@ class Predictor:
     feature_names_in_: NDArray[Any] | None = None
     assume_finite: bool = False
     n_jobs: int | None = None
-    _network: _core.Network = field(init=False)
+    _core: _core.Predictor = field(init=False)
 
     def __post_init__(self) -> None:
         sizes = unit_counts(self.layer_sizes, "layer_sizes")
@@ -112,10 +111,18 @@ class Predictor:
             "activations": tuple(activations),
             "classes_": None if self.classes_ is None else _frozen(self.classes_),
             "feature_names_in_": None if self.feature_names_in_ is None else _names(self.feature_names_in_, sizes[0]),
-            "_network": network,
         }.items():
             object.__setattr__(self, name, value)  # the class is frozen
         self._check_classes()
+        core = _core.Predictor(
+            network,
+            self.parameters,
+            thread_count(self.n_jobs),
+            two_columns=self.target_type == "binary",
+            flat=self.target_type == "continuous" and self.n_outputs_ == 1,
+            assume_finite=bool(self.assume_finite),
+        )
+        object.__setattr__(self, "_core", core)
 
     def _check_classes(self) -> None:
         n_outputs, shape = self.n_outputs_, getattr(self.classes_, "shape", None)
@@ -180,12 +187,11 @@ class Predictor:
             ``predict``: (n_samples,) for one output, else (n_samples, n_outputs). For a single row without the first
             axis, so that a regression of one output gives a number.
         """
-        outputs, single = self._outputs(X)
-        if self.target_type == "binary":
-            outputs = np.hstack([1 - outputs, outputs])
-        elif self.target_type == "continuous" and self.n_outputs_ == 1:
-            outputs = outputs.ravel()
-        answer = outputs[0] if single else outputs
+        answer = self._core(X, out)  # None if X or out needs a closer look
+        if answer is not None:
+            return answer
+        rows = self._checked(X)
+        answer = self._core(rows)
         if out is None:
             return answer
         _check_out(out, np.shape(answer), self.dtype)
@@ -208,23 +214,13 @@ class Predictor:
         """
         if self.classes_ is None:
             return self(X)
-        outputs, single = self._outputs(X)
+        answer = self(X)
         if self.target_type == "multiclass":
-            labels = self.classes_[outputs.argmax(axis=1)]
-        elif self.target_type == "binary":
-            above = (outputs[:, 0] > 0.5).astype(np.intp)
-            labels = self.classes_[above * (len(self.classes_) - 1)]  # a single class is always the answer
-        else:
-            labels = (outputs > 0.5).astype(int)
-        return labels[0] if single else labels
-
-    def _outputs(self, X: Any) -> tuple[NDArray[Any], bool]:
-        """Return the output layer (n_samples, n_outputs), and whether X was a single row."""
-        rows = self._checked(X)
-        engine = make_engine(
-            self._network, self.dtype, self.n_jobs
-        )  # serves one thread at a time, so one for each call
-        return engine.predict(self.parameters, np.atleast_2d(rows)), rows.ndim == 1
+            return self.classes_[answer.argmax(axis=-1)]
+        if self.target_type == "binary":
+            above = (answer[..., 1] > 0.5).astype(np.intp)
+            return self.classes_[above * (len(self.classes_) - 1)]  # a single class is always the answer
+        return (answer > 0.5).astype(int)
 
     def _checked(self, X: Any) -> NDArray[Any]:
         if self.feature_names_in_ is not None and hasattr(X, "columns"):

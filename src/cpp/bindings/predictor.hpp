@@ -1,0 +1,119 @@
+// The Predictor that Python sees: it takes arrays that need no conversion, without delay, and leaves all others.
+#pragma once
+
+#include "arrays.hpp"
+
+#include <cstring>
+#include <variant>
+
+namespace fastmlp {
+
+// Whether n numbers are finite: none has all bits of its exponent set.
+template <class T> bool all_finite(const T* x, std::int64_t n) {
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  constexpr Bits exponent = sizeof(T) == 4 ? Bits(0x7f800000u) : Bits(0x7ff0000000000000u);
+  Bits found = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    Bits bits;
+    std::memcpy(&bits, x + i, sizeof(T));
+    found |= (bits & exponent) == exponent;
+  }
+  return !found;
+}
+
+class PyPredictor {
+public:
+  // `two_columns`: the probability of both classes for the one output; `flat`: no axis for the one output.
+  PyPredictor(const Network& network, const py::array& parameters, int n_threads, bool two_columns, bool flat,
+              bool assume_finite)
+      : network(network), two_columns(two_columns), flat(flat), assume_finite(assume_finite) {
+    if (n_threads < 0) reject("n_threads must not be negative, got " + std::to_string(n_threads));
+    if ((two_columns || flat) && network.n_outputs() != 1)
+      reject("two_columns and flat need one output, got " + std::to_string(network.n_outputs()));
+    if (py::isinstance<py::array_t<float>>(parameters))
+      make<float>(parameters, n_threads);
+    else
+      make<double>(parameters, n_threads);
+  }
+
+  // The answer, in `out` unless it is None; None if X or out is not what can be used as it is.
+  py::object call(const py::handle& X, const py::handle& out) const {
+    return std::visit([&](const auto& predictor) { return answer(*predictor, X, out); }, predictor);
+  }
+
+private:
+  template <class T> void make(const py::array& parameters, int n_threads) {
+    const T* p = input<T>(parameters, "parameters", {network.n_parameters});
+    const py::gil_scoped_release release;
+    predictor = make_cpu_predictor<T>(network, p, n_threads);
+  }
+
+  // An aligned, C-contiguous array of T in native byte order, or null.
+  template <class T> static const py::detail::PyArray_Proxy* plain(const py::handle& object) {
+    if (!py::isinstance<py::array>(object)) return nullptr;
+    const auto* array = py::detail::array_proxy(object.ptr());
+    const auto* type = py::detail::array_descriptor_proxy(array->descr);
+    using api = py::detail::npy_api;
+    const int wanted = sizeof(T) == 4 ? api::NPY_FLOAT_ : api::NPY_DOUBLE_;
+    const int flags = api::NPY_ARRAY_C_CONTIGUOUS_ | api::NPY_ARRAY_ALIGNED_;
+    const bool fits = type->type_num == wanted && type->byteorder == '=' && (array->flags & flags) == flags;
+    return fits ? array : nullptr;
+  }
+
+  template <class T>
+  py::object answer(const Predictor<T>& predictor, const py::handle& X, const py::handle& out) const {
+    const auto* rows = plain<T>(X);
+    if (!rows || rows->nd < 1 || rows->nd > 2 || rows->dimensions[rows->nd - 1] != network.sizes[0]) return py::none();
+    const bool single = rows->nd == 1;
+    const py::ssize_t n = single ? 1 : rows->dimensions[0];
+    const T* x = reinterpret_cast<const T*>(rows->data);
+    if (!assume_finite && !all_finite(x, n * network.sizes[0])) return py::none();
+    py::ssize_t shape[2], n_axes = 0;
+    if (!single) shape[n_axes++] = n;
+    if (!flat) shape[n_axes++] = two_columns ? 2 : network.n_outputs();
+    py::object result = py::reinterpret_borrow<py::object>(out);
+    if (out.is_none())
+      result = py::array_t<T>(std::vector<py::ssize_t>(shape, shape + n_axes));
+    else if (!accepts<T>(out, shape, n_axes, x, n))
+      return py::none();
+    T* y = reinterpret_cast<T*>(py::detail::array_proxy(result.ptr())->data);
+    run(predictor, x, n, y);
+    return n_axes == 0 && out.is_none() ? result[py::tuple()] : result;
+  }
+
+  // Whether `out` has this shape, may be written to, and shares no memory with the rows.
+  template <class T>
+  bool accepts(const py::handle& out, const py::ssize_t* shape, py::ssize_t n_axes, const T* x, py::ssize_t n) const {
+    const auto* array = plain<T>(out);
+    if (!array || array->nd != n_axes || !(array->flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_)) return false;
+    py::ssize_t size = 1;
+    for (py::ssize_t i = 0; i < n_axes; ++i) {
+      if (array->dimensions[i] != shape[i]) return false;
+      size *= shape[i];
+    }
+    const T* y = reinterpret_cast<const T*>(array->data);
+    return y + size <= x || x + n * network.sizes[0] <= y;
+  }
+
+  template <class T> void run(const Predictor<T>& predictor, const T* x, py::ssize_t n, T* y) const {
+    constexpr double worth_a_release = 1e6; // operations: below, handing over the lock takes longer
+    const auto work = [&] {
+      predictor.predict({n, network.sizes[0], x, network.sizes[0], nullptr, nullptr}, y);
+      if (two_columns)
+        for (py::ssize_t i = n; i-- > 0;) { // from the end, as both lie in the same place
+          const T p = y[i];
+          y[2 * i] = 1 - p;
+          y[2 * i + 1] = p;
+        }
+    };
+    if (2.0 * double(network.n_parameters) * double(n) < worth_a_release) return work();
+    const py::gil_scoped_release release;
+    work();
+  }
+
+  const Network network;
+  const bool two_columns, flat, assume_finite;
+  std::variant<std::unique_ptr<Predictor<float>>, std::unique_ptr<Predictor<double>>> predictor;
+};
+
+} // namespace fastmlp

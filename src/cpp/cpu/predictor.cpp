@@ -1,0 +1,76 @@
+// Predictions with weights that are laid out once: in panels for many rows, and for few rows as columns of registers.
+#include "prediction.hpp"
+
+namespace fastmlp {
+
+namespace {
+
+template <class T> class CpuPredictor final : public Predictor<T> {
+public:
+  CpuPredictor(const Network& network, const T* flat, int n_threads)
+      : network(network), requested_threads(n_threads), propagation(network, fastmlp::kernels<T>()) {
+    const int lanes = propagation.kernels.rows / 2;
+    std::vector<std::size_t> sizes;
+    for (Layer<T>& layer : propagation.layers) {
+      const std::size_t l = sizes.size();
+      layer.read(flat + network.coefs[l], flat + network.biases[l]);
+      padded.push_back(int(round_up(layer.n_out, lanes)));
+      sizes.push_back(std::size_t(layer.n_in) * padded.back());
+      widest = std::max(widest, round_up(layer.n_out, propagation.kernels.rows));
+      flops_per_row += 2.0 * layer.n_in * layer.n_out;
+    }
+    weights = AlignedPieces<T>(sizes);
+    for (std::size_t l = 0; l < sizes.size(); ++l)
+      for (int k = 0; k < network.sizes[l]; ++k)
+        std::copy_n(flat + network.coefs[l] + std::ptrdiff_t(k) * network.sizes[l + 1], network.sizes[l + 1],
+                    weights[l] + std::ptrdiff_t(k) * padded[l]);
+  }
+
+  void predict(const Matrix<T>& X, T* out) const override {
+    constexpr int few = 4; // a panel costs about as much as so many rows one by one
+    const RowRange rows{nullptr, 0, X.n_rows};
+    if (X.n_rows > few)
+      return Prediction<T>{network, propagation}.by_panel(
+          X, rows, network.n_layers(), choose_threads(requested_threads, flops_per_row * double(X.n_rows)), out);
+    thread_local AlignedArray<T> buffers;
+    thread_local std::ptrdiff_t room = 0;
+    if (room < widest) {
+      buffers = AlignedArray<T>(std::size_t(2 * widest));
+      room = widest;
+    }
+    const FlushDenormals mode;
+    for (std::int64_t i = 0; i < rows.n; ++i)
+      row(X.data + i * X.stride, buffers.data(), buffers.data() + room, out + i * network.n_outputs());
+  }
+
+private:
+  void row(const T* x, T* from, T* to, T* out) const {
+    const Kernels<T>& kernels = propagation.kernels;
+    for (int l = 0; l < network.n_layers(); ++l) {
+      const Layer<T>& layer = propagation.layers[l];
+      kernels.forward_row(weights[l], padded[l], layer.b, l ? from : x, layer.n_in, padded[l], layer.activation, to);
+      std::swap(from, to);
+    }
+    kernels.link_row(network.loss, from, network.n_outputs());
+    std::copy_n(from, network.n_outputs(), out);
+  }
+
+  const Network network;
+  const int requested_threads;
+  Propagation<T> propagation;
+  AlignedPieces<T> weights; // per layer [n_in][padded]
+  std::vector<int> padded;  // units of each layer, whole registers
+  std::ptrdiff_t widest = 0;
+  double flops_per_row = 0;
+};
+
+} // namespace
+
+template <class T>
+std::unique_ptr<Predictor<T>> make_cpu_predictor(const Network& network, const T* flat, int n_threads) {
+  return std::make_unique<CpuPredictor<T>>(network, flat, n_threads);
+}
+template std::unique_ptr<Predictor<float>> make_cpu_predictor(const Network&, const float*, int);
+template std::unique_ptr<Predictor<double>> make_cpu_predictor(const Network&, const double*, int);
+
+} // namespace fastmlp
