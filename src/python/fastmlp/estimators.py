@@ -335,7 +335,8 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _outputs(self, X: Any) -> FloatArray:
         """Return the output layer (n_samples, n_outputs), computed in the dtype of X and the weights together."""
-        check_is_fitted(self)
+        if "coefs_" not in vars(self):  # the check takes longer than a row of a small network
+            check_is_fitted(self)
         if not self._is_plain(X):
             X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
         flat, sizes = self._parameters()
