@@ -81,7 +81,8 @@ def _table(result: dict[str, Any], first: dict[str, Any]) -> list[str]:
         cells += [f"{milliseconds(workload):.1f}", f"{share_of_peak(workload):.0%}"]
         cells += ratio_cells(workload, libraries)
         if result is not first:
-            cells.append(f"{milliseconds(first['workloads'][name]) / milliseconds(workload):.2f}")
+            alone = first["workloads"].get(name)
+            cells.append(f"{milliseconds(alone) / milliseconds(workload):.2f}" if alone else "")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sklearn.neural_network
 from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
 from sklearn.model_selection import train_test_split
@@ -269,3 +270,26 @@ def test_a_split_frame_keeps_rows_and_labels_together():
     plain = classifier().fit(X[X_train.index], LABELS[y_train.index])
     assert_same_model(model, plain, X_test, X[X_test.index])
     assert model.score(X_test, y_test) == plain.score(X[X_test.index], LABELS[y_test.index])
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        np.arange(-100, 101, dtype=np.int8),
+        np.arange(3, dtype=np.uint64) + np.uint64(2**63 - 1),
+        np.arange(2**63 - 3, 2**63 - 1),
+        np.array([-5, 7, 8]),
+        np.array([False, True]),
+        np.array(["a", "b"], dtype=object),
+    ],
+    ids=lambda classes: f"{classes.dtype} {len(classes)}",
+)
+def test_class_numbers(classes):
+    """Labels become class numbers by a short cut where they are consecutive integers: like scikit-learn's, always."""
+    y = np.random.RandomState(0).permutation(np.repeat(classes, 3))
+    X = np.random.RandomState(1).randn(len(y), 4)
+    settings = {"hidden_layer_sizes": (5,), "max_iter": 3, "random_state": 0}
+    ours, theirs = MLPClassifier(**settings).fit(X, y), sklearn.neural_network.MLPClassifier(**settings).fit(X, y)
+    np.testing.assert_array_equal(ours.classes_, theirs.classes_)
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-9)
+    np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))

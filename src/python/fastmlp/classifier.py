@@ -240,9 +240,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_classes(unique_labels(y))
-        if self._label_binarizer.y_type_ == "multiclass" and y.ndim == 1:
-            self.n_outputs_ = len(self.classes_)
-            return X, np.searchsorted(self.classes_, y).astype(np.int32)
+        kind, n_classes = self._label_binarizer.y_type_, len(self.classes_)
+        if kind == "multiclass" and y.ndim == 1:
+            self.n_outputs_ = n_classes
+            return X, _class_numbers(self.classes_, y)
+        if kind == "binary" and y.ndim == 1 and n_classes == 2:
+            self.n_outputs_ = 1
+            return X, (y == self.classes_[1])[:, np.newaxis]
         y = self._label_binarizer.transform(y)
         self.n_outputs_ = y.shape[1]
         return X, y
@@ -269,3 +273,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _class_numbers(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int32]:
+    """Return where the labels stand among the sorted classes: at once if these are consecutive integers."""
+    integers = classes.dtype == y.dtype and y.dtype.kind in "iu"
+    if integers and int(classes[-1]) - int(classes[0]) == len(classes) - 1:
+        numbers: NDArray[Any] = y.astype(np.int64) - classes[:1].astype(np.int64)  # small numbers overflow, these wrap
+    else:
+        numbers = np.searchsorted(classes, y)
+    return numbers.astype(np.int32)
