@@ -21,3 +21,12 @@ def test_predict(benchmark, workload, library, n_rows):
     answer, expected = benchmark(training.outputs, X), reference.outputs(X)
     last_column, expected = (np.reshape(array, (n_rows, -1))[:, -1] for array in (answer, expected))
     np.testing.assert_allclose(last_column, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows", [1, 10_000])
+def test_predictor(benchmark, workload, n_rows):
+    benchmark.group = f"predict {n_rows} rows, {workload.shape} {workload.what}"
+    training = make_training("fastmlp", workload)
+    training.restart()
+    X = np.random.default_rng(3).standard_normal((n_rows, workload.layer_sizes[0]), dtype=workload.dtype)
+    np.testing.assert_array_equal(benchmark(training.model.compile(), X), training.outputs(X))

@@ -48,8 +48,8 @@ template <class T> double loss(int number, T* z, const T* y, const T* weights, i
 struct KeepGradient {};
 
 // One register, or one number, of a tile. Returns the weights as they were, squared.
-template <class Entry, class S, class T>
-FASTMLP_INLINE S step(const T* c, T alpha, T scale, T* g, T* w, T* const* slots, std::ptrdiff_t at) {
+template <class Entry, class S, class T, class G>
+FASTMLP_INLINE S step(const T* c, T alpha, T scale, G* g, T* w, T* const* slots, std::ptrdiff_t at) {
   S weight = load_as<S>(w);
   const S squares = weight * weight, gradient = (load_as<S>(g) + splat<S>(alpha) * weight) * splat<S>(scale);
   if constexpr (std::is_same_v<Entry, KeepGradient>) {
@@ -65,8 +65,8 @@ FASTMLP_INLINE S step(const T* c, T alpha, T scale, T* g, T* w, T* const* slots,
   return squares;
 }
 
-template <class Entry, class T>
-FASTMLP_INLINE double sweep(const T* coefficients, T alpha, T scale, T* G, const UpdateTile<T>& tile) {
+template <class Entry, class T, class G>
+FASTMLP_INLINE double sweep(const T* coefficients, T alpha, T scale, G* gradient, const UpdateTile<T>& tile) {
   constexpr int W = lane_count<T>, r = R<T>;
   // Copies that nobody else knows: else all would be read again after every store.
   const UpdateTile<T> t = tile;
@@ -75,7 +75,8 @@ FASTMLP_INLINE double sweep(const T* coefficients, T alpha, T scale, T* G, const
   const int whole = t.n_columns / W * W; // columns that fill registers
   Vec<T> squares = splat<Vec<T>>(T(0));
   for (int row = 0; row < t.n; ++row) {
-    T *w = t.w + row * t.ldw, *g = G + row * r;
+    T* w = t.w + row * t.ldw;
+    G* g = gradient + row * r;
     const std::ptrdiff_t at = row * t.ld_slots;
     for (int j = 0; j < whole; j += W) squares += step<Entry, Vec<T>>(c, alpha, scale, g + j, w + j, t.slots, at + j);
   }
@@ -83,7 +84,8 @@ FASTMLP_INLINE double sweep(const T* coefficients, T alpha, T scale, T* G, const
   if (whole < t.n_columns)
     for (int row = 0; row < t.n; ++row)
       for (int j = whole; j < t.n_columns; ++j)
-        rest += step<Entry, T>(c, alpha, scale, G + row * r + j, t.w + row * t.ldw + j, t.slots, row * t.ld_slots + j);
+        rest += step<Entry, T>(c, alpha, scale, gradient + row * r + j, t.w + row * t.ldw + j, t.slots,
+                               row * t.ld_slots + j);
   return double(sum_of_lanes<T>(squares)) + double(rest);
 }
 
@@ -94,8 +96,7 @@ template <class T> double finish_gradient(T alpha, T scale, T* G, const UpdateTi
 
 template <class T> double update(int number, const T* c, T alpha, T scale, const T* G, const UpdateTile<T>& t) {
   double squares = 0;
-  Optimizers::visit(number,
-                    [&](auto entry) { squares = sweep<decltype(entry)>(c, alpha, scale, const_cast<T*>(G), t); });
+  Optimizers::visit(number, [&](auto entry) { squares = sweep<decltype(entry)>(c, alpha, scale, G, t); });
   return squares;
 }
 

@@ -6,6 +6,14 @@
 
 namespace fastmlp {
 
+// The weights [n_in][ldw] and biases of a layer as a row meets them; `n_out` may count padding.
+template <class T> struct RowWeights {
+  const T* w;
+  std::ptrdiff_t ldw;
+  const T* b;
+  int n_out;
+};
+
 template <class T> struct Prediction {
   const Network& network;
   const Propagation<T>& propagation;
@@ -40,9 +48,26 @@ template <class T> struct Prediction {
     const int widest = *std::max_element(network.sizes.begin(), network.sizes.end());
     const std::ptrdiff_t room = round_up(widest, propagation.kernels.rows);
     const AlignedArray<T> buffers(2 * room);
+    const auto weights = [&](int l) -> RowWeights<T> {
+      const int n_out = network.sizes[l + 1];
+      return {parameters + network.coefs[l], n_out, parameters + network.biases[l], n_out};
+    };
     for (std::int64_t i = 0; i < rows.n; ++i)
-      row(parameters, X.data + rows[i] * X.stride, layer, buffers.data(), buffers.data() + room,
+      row(weights, X.data + rows[i] * X.stride, layer, buffers.data(), buffers.data() + room,
           out + i * network.sizes[layer]);
+  }
+
+  // One row, with the weights that `weights(l)` gives; `from` and `to` have room for a layer.
+  template <class Weights> void row(Weights&& weights, const T* x, int layer, T* from, T* to, T* out) const {
+    const Kernels<T>& kernels = propagation.kernels;
+    for (int l = 0; l < layer; ++l) {
+      const RowWeights<T> w = weights(l);
+      kernels.forward_row(w.w, w.ldw, w.b, l ? from : x, network.sizes[l], w.n_out, propagation.layers[l].activation,
+                          to);
+      std::swap(from, to);
+    }
+    if (layer == network.n_layers()) kernels.link_row(network.loss, from, network.n_outputs());
+    std::copy_n(from, network.sizes[layer], out);
   }
 
 private:
@@ -58,17 +83,6 @@ private:
       const std::int64_t start = (first_panel + p) * R;
       kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, rows.n - start)), out + start * width, width);
     }
-  }
-
-  void row(const T* parameters, const T* x, int layer, T* from, T* to, T* out) const {
-    const Kernels<T>& kernels = propagation.kernels;
-    for (int l = 0; l < layer; ++l) {
-      kernels.forward_row(parameters + network.coefs[l], network.sizes[l + 1], parameters + network.biases[l],
-                          l ? from : x, network.sizes[l], network.sizes[l + 1], propagation.layers[l].activation, to);
-      std::swap(from, to);
-    }
-    if (layer == network.n_layers()) kernels.link_row(network.loss, from, network.n_outputs());
-    std::copy_n(from, network.sizes[layer], out);
   }
 };
 

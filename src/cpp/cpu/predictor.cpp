@@ -28,10 +28,10 @@ public:
 
   void predict(const Matrix<T>& X, T* out) const override {
     constexpr int few = 4; // a panel costs about as much as so many rows one by one
-    const RowRange rows{nullptr, 0, X.n_rows};
+    const Prediction<T> prediction{network, propagation};
     if (X.n_rows > few)
-      return Prediction<T>{network, propagation}.by_panel(
-          X, rows, network.n_layers(), choose_threads(requested_threads, flops_per_row * double(X.n_rows)), out);
+      return prediction.by_panel(X, {nullptr, 0, X.n_rows}, network.n_layers(),
+                                 choose_threads(requested_threads, flops_per_row * double(X.n_rows)), out);
     thread_local AlignedArray<T> buffers;
     thread_local std::ptrdiff_t room = 0;
     if (room < widest) {
@@ -39,22 +39,15 @@ public:
       room = widest;
     }
     const FlushDenormals mode;
-    for (std::int64_t i = 0; i < rows.n; ++i)
-      row(X.data + i * X.stride, buffers.data(), buffers.data() + room, out + i * network.n_outputs());
+    const auto of_layer = [&](int l) -> RowWeights<T> {
+      return {weights[l], padded[l], propagation.layers[l].b, padded[l]};
+    };
+    for (std::int64_t i = 0; i < X.n_rows; ++i)
+      prediction.row(of_layer, X.data + i * X.stride, network.n_layers(), buffers.data(), buffers.data() + room,
+                     out + i * network.n_outputs());
   }
 
 private:
-  void row(const T* x, T* from, T* to, T* out) const {
-    const Kernels<T>& kernels = propagation.kernels;
-    for (int l = 0; l < network.n_layers(); ++l) {
-      const Layer<T>& layer = propagation.layers[l];
-      kernels.forward_row(weights[l], padded[l], layer.b, l ? from : x, layer.n_in, padded[l], layer.activation, to);
-      std::swap(from, to);
-    }
-    kernels.link_row(network.loss, from, network.n_outputs());
-    std::copy_n(from, network.n_outputs(), out);
-  }
-
   const Network network;
   const int requested_threads;
   Propagation<T> propagation;

@@ -90,7 +90,7 @@ class Predictor:
     feature_names_in_: NDArray[Any] | None = None
     assume_finite: bool = False
     n_jobs: int | None = None
-    _core: _core.Predictor = field(init=False)
+    _compiled: _core.Predictor = field(init=False)
 
     def __post_init__(self) -> None:
         sizes = unit_counts(self.layer_sizes, "layer_sizes")
@@ -114,7 +114,7 @@ class Predictor:
         }.items():
             object.__setattr__(self, name, value)  # the class is frozen
         self._check_classes()
-        core = _core.Predictor(
+        compiled = _core.Predictor(
             network,
             self.parameters,
             thread_count(self.n_jobs),
@@ -122,7 +122,7 @@ class Predictor:
             flat=self.target_type == "continuous" and self.n_outputs_ == 1,
             assume_finite=bool(self.assume_finite),
         )
-        object.__setattr__(self, "_core", core)
+        object.__setattr__(self, "_compiled", compiled)
 
     def _check_classes(self) -> None:
         n_outputs, shape = self.n_outputs_, getattr(self.classes_, "shape", None)
@@ -187,11 +187,11 @@ class Predictor:
             ``predict``: (n_samples,) for one output, else (n_samples, n_outputs). For a single row without the first
             axis, so that a regression of one output gives a number.
         """
-        answer = self._core(X, out)  # None if X or out needs a closer look
+        answer = self._compiled(X, out)  # None if X or out needs a closer look
         if answer is not None:
             return answer
         rows = self._checked(X)
-        answer = self._core(rows)
+        answer = self._compiled(rows)
         if out is None:
             return answer
         _check_out(out, np.shape(answer), self.dtype)
