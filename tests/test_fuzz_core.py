@@ -32,6 +32,7 @@ OPTIONS = {
     "shuffle": True,
     "tol": 0.0,
     "n_iter_no_change": 10.0,
+    "dropout_seed": 0,
     "no_improvement_count": 0,
     "best_loss": np.inf,
     "best_validation_score": -np.inf,

@@ -31,6 +31,7 @@ def options(optimizer="adam", **changes):
         "shuffle": True,
         "tol": 0.0,
         "n_iter_no_change": np.inf,
+        "dropout_seed": 0,
         "no_improvement_count": 0,
         "best_loss": np.inf,
         "best_validation_score": -np.inf,

@@ -7,6 +7,7 @@
 
 #include "network.hpp"
 #include "optimizers.hpp"
+#include "random.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -40,7 +41,12 @@ struct Rule {
   int optimizer = 0;
   std::vector<double> hyperparameters;
   double learning_rate = 0;
-  long long t = 0; // steps done so far
+  long long t = 0;        // steps done so far
+  std::uint64_t seed = 0; // of the random numbers of dropout
+
+  RandomKey dropout_key(long long step) const {
+    return RandomKey{std::uint32_t(seed), std::uint32_t(seed >> 32)}.of(std::uint64_t(step));
+  }
 };
 
 struct EpochResult {
@@ -83,9 +89,10 @@ public:
                             double alpha, Rule& rule, Poll& poll);
 
   // The plain path, first half: weighted mean loss of the rows, L2 penalty, and the gradient of their sum (flat); all 0
-  // if the weights sum to 0. `rows` may be null for the first n rows.
+  // if the weights sum to 0. `rows` may be null for the first n rows. Dropout leaves out what `dropout` draws; running
+  // statistics follow those of the rows.
   virtual double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha,
-                                   double& penalty, T* gradient) = 0;
+                                   RandomKey dropout, double& penalty, T* gradient) = 0;
 
   // The plain path, second half: one step of the rule with a given gradient.
   virtual void apply(const T* gradient, Rule& rule) = 0;
@@ -117,7 +124,8 @@ EpochResult Engine<T>::epoch(const Dataset<T>& data, const std::int64_t* order, 
     }
     if (sum_of_weights(data, order, first, count) == 0) continue;
     double penalty = 0;
-    const double loss = loss_and_gradient(data, order + first, count, alpha, penalty, gradient.data());
+    const double loss =
+        loss_and_gradient(data, order + first, count, alpha, rule.dropout_key(rule.t + 1), penalty, gradient.data());
     apply(gradient.data(), rule);
     result.loss += loss * double(count);
     result.penalty += penalty * double(count);

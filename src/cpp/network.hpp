@@ -1,11 +1,19 @@
-// What a network IS: layer sizes, the activation of each hidden layer, the loss (which owns the output activation).
-// Plain data; it knows no device and no training.
+// What a network IS: layer sizes, what each hidden layer does, the loss (which owns the output activation). Plain data;
+// it knows no device and no training.
 //
-// Parameters are one flat buffer: all weight matrices first, each (fan_in, fan_out) row by row, then all biases.
+// With a_0 the input, hidden layer l = 1 ... computes
+//   z_l = a_{l-1} W_l + b_l, and with skips for l > 1: + z_{l-1}, or + z_{l-1} P_l where the widths differ
+//   a_l = dropout(activation(normalisation(z_l)))
+// so that skips join the layers before their activations (He et al. 2016, arXiv:1603.05027). The output is linear.
+//
+// Parameters are one flat buffer: all weight matrices first, each (fan_in, fan_out) row by row, then all biases; then
+// for each hidden layer its scales and offsets, then all projections P, then running means and variances, which no
+// optimizer changes.
 #pragma once
 
 #include "activations.hpp"
 #include "losses.hpp"
+#include "normalizations.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -15,45 +23,111 @@
 
 namespace fastmlp {
 
+// What hidden layers do beyond weights and activation; nothing where a list is empty.
+struct HiddenExtras {
+  std::vector<std::string> normalizations; // one per hidden layer
+  std::vector<double> dropout;             // share of units left out in training: inputs, then each hidden layer
+  bool residual = false;                   // skips from hidden layer to hidden layer
+};
+
 struct Network {
-  std::vector<int> sizes;             // units per layer, input first
-  std::vector<int> activations;       // numbers in Activations, one per hidden layer
-  int loss = 0;                       // number in Losses
-  std::vector<std::ptrdiff_t> coefs;  // offset of each weight matrix in the flat buffer
-  std::vector<std::ptrdiff_t> biases; // offset of each bias
-  std::ptrdiff_t n_parameters = 0;
+  static constexpr std::ptrdiff_t none = -1;
+
+  std::vector<int> sizes;          // units per layer, input first
+  std::vector<int> activations;    // numbers in Activations, one per hidden layer
+  std::vector<int> normalizations; // numbers in Normalizations, one per hidden layer
+  std::vector<double> dropout;     // of the inputs, then of each hidden layer
+  bool residual = false;
+  int loss = 0;                                                  // number in Losses
+  std::vector<std::ptrdiff_t> coefs;                             // offset of each weight matrix in the flat buffer
+  std::vector<std::ptrdiff_t> biases;                            // offset of each bias
+  std::vector<std::ptrdiff_t> scales, offsets, means, variances; // one per hidden layer; or none
+  std::vector<std::ptrdiff_t> projections;                       // one per layer of weights; or none
+  std::ptrdiff_t n_trainable = 0, n_parameters = 0;              // without and with running statistics
 
   Network(const std::vector<std::int64_t>& layer_sizes, const std::vector<std::string>& activation_names,
-          const std::string& loss_name) {
+          const std::string& loss_name, const HiddenExtras& extras = {})
+      : residual(extras.residual), loss(Losses::find(loss_name, "loss")) {
     // 2^31 units would overflow the kernels' counters; 2^40 parameters are 4 TB, more than any machine trains on
     constexpr std::int64_t most_units = std::int64_t(1) << 30;
-    constexpr std::ptrdiff_t most_parameters = std::ptrdiff_t(1) << 40;
     if (layer_sizes.size() < 2) throw std::invalid_argument("a network needs at least 2 layer sizes (input, output)");
     for (std::int64_t size : layer_sizes) {
       if (size < 1 || size > most_units)
         throw std::invalid_argument("layer sizes must be between 1 and 2**30, got " + std::to_string(size));
       sizes.push_back(int(size));
     }
-    if (activation_names.size() + 2 != sizes.size())
-      throw std::invalid_argument("one activation per hidden layer is needed: " + std::to_string(sizes.size() - 2) +
-                                  " hidden layers, " + std::to_string(activation_names.size()) + " activations");
+    need("activation", "hidden layer", activation_names.size(), n_hidden());
     for (const std::string& name : activation_names) activations.push_back(Activations::find(name, "activation"));
-    loss = Losses::find(loss_name, "loss");
-    for (int l = 0; l < n_layers(); ++l) {
-      coefs.push_back(n_parameters);
-      n_parameters += std::ptrdiff_t(sizes[l]) * sizes[l + 1];
-      if (n_parameters > most_parameters)
-        throw std::invalid_argument("the network would have more than 2**40 parameters");
-    }
-    for (int l = 0; l < n_layers(); ++l) {
-      biases.push_back(n_parameters);
-      n_parameters += sizes[l + 1];
-    }
+    if (!extras.normalizations.empty()) need("normalization", "hidden layer", extras.normalizations.size(), n_hidden());
+    for (const std::string& name : extras.normalizations)
+      normalizations.push_back(Normalizations::find(name, "normalization"));
+    normalizations.resize(n_hidden(), Normalizations::find("none", "normalization"));
+    dropout = extras.dropout;
+    if (!dropout.empty()) need("dropout", "layer of inputs or hidden units", dropout.size(), n_hidden() + 1);
+    for (double share : dropout)
+      if (!(share >= 0 && share < 1))
+        throw std::invalid_argument("dropout must be at least 0 and below 1, got " + std::to_string(share));
+    dropout.resize(n_hidden() + 1, 0.0);
+    place_parameters();
   }
 
   int n_layers() const { return int(sizes.size()) - 1; } // layers of weights
   int n_inputs() const { return sizes.front(); }
   int n_outputs() const { return sizes.back(); }
+  std::size_t n_hidden() const { return sizes.size() - 2; }
+
+  // Whether each hidden layer is an activation of weighted sums, and nothing else.
+  bool is_plain() const {
+    for (double share : dropout)
+      if (share > 0) return false;
+    for (int number : normalizations)
+      if (statistics_of(number) != Statistics::none) return false;
+    return !residual || n_hidden() < 2;
+  }
+
+  // Whether weights `l` are passed by a skip: they stand between two hidden layers.
+  bool has_skip(int l) const { return residual && l > 0 && l + 1 < n_layers(); }
+
+  static Statistics statistics_of(int normalization) {
+    Statistics statistics = Statistics::none;
+    Normalizations::visit(normalization, [&](auto entry) { statistics = entry.statistics; });
+    return statistics;
+  }
+
+private:
+  static void need(const char* what, const char* of, std::size_t given, std::size_t needed) {
+    if (given != needed)
+      throw std::invalid_argument(std::string("one ") + what + " per " + of + " is needed: " + std::to_string(needed) +
+                                  ", got " + std::to_string(given));
+  }
+
+  std::ptrdiff_t place(bool wanted, std::ptrdiff_t rows, std::ptrdiff_t columns) {
+    constexpr std::ptrdiff_t most_parameters = std::ptrdiff_t(1) << 40;
+    if (!wanted) return none;
+    const std::ptrdiff_t start = n_parameters;
+    n_parameters += rows * columns;
+    if (n_parameters > most_parameters)
+      throw std::invalid_argument("the network would have more than 2**40 parameters");
+    return start;
+  }
+
+  void place_parameters() {
+    for (int l = 0; l < n_layers(); ++l) coefs.push_back(place(true, sizes[l], sizes[l + 1]));
+    for (int l = 0; l < n_layers(); ++l) biases.push_back(place(true, 1, sizes[l + 1]));
+    for (std::size_t h = 0; h < n_hidden(); ++h)
+      Normalizations::visit(normalizations[h], [&](auto entry) {
+        scales.push_back(place(entry.statistics != Statistics::none, 1, sizes[h + 1]));
+        offsets.push_back(place(entry.centred, 1, sizes[h + 1]));
+      });
+    for (int l = 0; l < n_layers(); ++l)
+      projections.push_back(place(has_skip(l) && sizes[l] != sizes[l + 1], sizes[l], sizes[l + 1]));
+    n_trainable = n_parameters;
+    for (std::size_t h = 0; h < n_hidden(); ++h) {
+      const bool averaged = statistics_of(normalizations[h]) == Statistics::of_units;
+      means.push_back(place(averaged, 1, sizes[h + 1]));
+      variances.push_back(place(averaged, 1, sizes[h + 1]));
+    }
+  }
 };
 
 } // namespace fastmlp

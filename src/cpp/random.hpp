@@ -1,4 +1,5 @@
-// Random streams. MT19937 as NumPy's legacy RandomState uses it, so that shuffles are the same as under scikit-learn.
+// Random streams. MT19937 as NumPy's legacy RandomState uses it, so that shuffles are the same as under scikit-learn;
+// and numbers by position, the same in any order and on any device.
 //
 // Matsumoto, Nishimura 1998, "Mersenne twister: a 623-dimensionally equidistributed uniform pseudo-random number
 // generator", ACM TOMACS 8(1). Bounded numbers by masked rejection, shuffles from the end, both as in NumPy.
@@ -66,6 +67,28 @@ private:
     for (int i = rest; i < size - 1; ++i) key[i] = twist(key[i], key[i + 1], key[i - rest]);
     key[size - 1] = twist(key[size - 1], key[0], key[lag - 1]);
     position = 0;
+  }
+};
+
+// Scatters the bits of a 32-bit number, or of each lane of a vector of them: a bijection after which every bit depends
+// on all. Multipliers and shifts are those with the smallest bias that Wellons' search found ("hash-prospector", 2018).
+template <class U> static inline __attribute__((always_inline)) U scatter(U x) {
+  x ^= x >> 16;
+  x *= 0x7feb352du;
+  x ^= x >> 15;
+  x *= 0x846ca68bu;
+  return x ^ (x >> 16);
+}
+
+// What tells the random numbers of one layer in one step of one training from those of another; 0 for no numbers at
+// all.
+struct RandomKey {
+  std::uint32_t low = 0, high = 0;
+
+  bool is_set() const { return low != 0 || high != 0; }
+  RandomKey of(std::uint64_t what) const {
+    const std::uint32_t a = scatter(low ^ std::uint32_t(what)), b = scatter(high + std::uint32_t(what >> 32) + a);
+    return {scatter(a + b), b};
   }
 };
 

@@ -6,6 +6,7 @@
 
 #include <map>
 #include <mutex>
+#include <optional>
 #include <variant>
 
 namespace fastmlp {
@@ -123,6 +124,7 @@ inline TrainOptions train_options(const py::dict& d) {
   TrainOptions o;
   o.rule = make_rule(option<std::string>(d, "optimizer"), option<std::map<std::string, double>>(d, "hyperparameters"),
                      option<double>(d, "learning_rate"), option<long long>(d, "t"));
+  o.rule.seed = option<std::uint64_t>(d, "dropout_seed");
   o.learning_rate_init = option<double>(d, "learning_rate_init");
   o.schedule = choice<Schedule>(d, "schedule", {"constant", "invscaling", "adaptive"});
   o.power_t = option<double>(d, "power_t");
@@ -171,7 +173,11 @@ public:
   }
 
   py::object loss_and_gradient(const py::array& parameters, const py::object& X, const py::array& y,
-                               const py::object& sample_weight, double alpha) {
+                               const py::object& sample_weight, double alpha,
+                               std::optional<std::uint64_t> dropout_seed) {
+    Rule first_step;
+    first_step.seed = dropout_seed.value_or(0);
+    const RandomKey dropout = dropout_seed ? first_step.dropout_key(1) : RandomKey{};
     return exclusively([&](auto& engine, auto zero) -> py::object {
       using T = decltype(zero);
       const T* p = input<T>(parameters, "parameters", {network.n_parameters});
@@ -183,7 +189,7 @@ public:
       {
         const py::gil_scoped_release release;
         engine.set_parameters(p);
-        loss = engine.loss_and_gradient(data, nullptr, data.X.n_rows, alpha, penalty, g);
+        loss = engine.loss_and_gradient(data, nullptr, data.X.n_rows, alpha, dropout, penalty, g);
       }
       return py::make_tuple(loss, penalty, gradient);
     });
@@ -220,7 +226,7 @@ public:
           counter(option<std::int64_t>(settings, "no_improvement_count"), "no_improvement_count", 0);
       state.best_loss = option<double>(settings, "best_loss");
       state.best_validation_score = option<double>(settings, "best_validation_score");
-      constexpr int n_options = 18; // every one was found: any more are unknown
+      constexpr int n_options = 19; // every one was found: any more are unknown
       if (settings.size() != n_options)
         reject("training knows " + std::to_string(n_options) + " options, got " + std::to_string(settings.size()));
       T* p = output<T>(parameters, "parameters", {network.n_parameters});

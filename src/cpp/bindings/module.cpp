@@ -20,6 +20,15 @@ py::dict activation_catalog() {
   return d;
 }
 
+py::dict normalization_catalog() {
+  py::dict d;
+  Normalizations::for_each([&](auto n) {
+    d[n.name] = py::dict(py::arg("formula") = n.formula, py::arg("has_scale") = n.statistics != Statistics::none,
+                         py::arg("has_offset") = n.centred, py::arg("averages") = n.statistics == Statistics::of_units);
+  });
+  return d;
+}
+
 py::dict loss_catalog() {
   py::dict d;
   Losses::for_each([&](auto l) {
@@ -142,6 +151,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.attr("__version__") = FASTMLP_VERSION;
 
   m.def("activations", activation_catalog);
+  m.def("normalizations", normalization_catalog);
   m.def("losses", loss_catalog);
   m.def("optimizers", optimizer_catalog);
   m.def("config", config);
@@ -188,8 +198,13 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       });
 
   py::class_<Network>(m, "Network")
-      .def(py::init<const std::vector<std::int64_t>&, const std::vector<std::string>&, const std::string&>(),
-           "layer_sizes"_a, "activations"_a, "loss"_a)
+      .def(py::init([](const std::vector<std::int64_t>& sizes, const std::vector<std::string>& activations,
+                       const std::string& loss, const std::vector<std::string>& normalizations,
+                       const std::vector<double>& dropout, bool residual) {
+             return Network(sizes, activations, loss, {normalizations, dropout, residual});
+           }),
+           "layer_sizes"_a, "activations"_a, "loss"_a, "normalizations"_a = py::tuple(), "dropout"_a = py::tuple(),
+           "residual"_a = false)
       .def_readonly("layer_sizes", &Network::sizes)
       .def_property_readonly("activations",
                              [](const Network& self) {
@@ -199,8 +214,23 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
                              })
       .def_property_readonly("loss", [](const Network& self) { return Losses::names()[self.loss]; })
       .def_readonly("n_parameters", &Network::n_parameters)
+      .def_property_readonly("normalizations",
+                             [](const Network& self) {
+                               std::vector<std::string> names;
+                               for (int number : self.normalizations) names.push_back(Normalizations::names()[number]);
+                               return names;
+                             })
+      .def_readonly("dropout", &Network::dropout)
+      .def_readonly("residual", &Network::residual)
+      .def_property_readonly("is_plain", &Network::is_plain)
+      .def_readonly("n_trainable", &Network::n_trainable)
       .def_readonly("coef_offsets", &Network::coefs)
-      .def_readonly("intercept_offsets", &Network::biases);
+      .def_readonly("intercept_offsets", &Network::biases)
+      .def_readonly("scale_offsets", &Network::scales)
+      .def_readonly("offset_offsets", &Network::offsets)
+      .def_readonly("projection_offsets", &Network::projections)
+      .def_readonly("mean_offsets", &Network::means)
+      .def_readonly("variance_offsets", &Network::variances);
 
   py::class_<PyPredictor>(m, "Predictor")
       .def(py::init<const Network&, const py::array&, int, bool, bool, bool>(), "network"_a, "parameters"_a,
@@ -211,7 +241,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def(py::init<const Network&, const std::string&, int>(), "network"_a, "dtype"_a, "n_threads"_a = 0)
       .def("predict", &PyEngine::predict, "parameters"_a, "X"_a, "layer"_a = -1)
       .def("loss_and_gradient", &PyEngine::loss_and_gradient, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,
-           "alpha"_a)
+           "alpha"_a, "dropout_seed"_a = py::none())
       .def("apply", &PyEngine::apply, "parameters"_a, "gradient"_a, "optimizer"_a, "hyperparameters"_a,
            "learning_rate"_a, "t"_a, "slots"_a)
       .def("train", &PyEngine::train, "parameters"_a, "slots"_a, "X"_a, "y"_a, "sample_weight"_a, "rows"_a,

@@ -35,6 +35,8 @@ void multiply(bool transpose_a, bool transpose_b, std::int64_t rows, int columns
 template <class T> class BlasEngine final : public Engine<T> {
 public:
   explicit BlasEngine(const Network& network) : network(network), kernels(fastmlp::kernels<T>()) {
+    if (!network.is_plain())
+      throw std::invalid_argument("FASTMLP_BLAS=on knows no normalisation, dropout or skips; use 'auto' or 'off'");
     std::ptrdiff_t widths = 0;
     for (int size : network.sizes) widths += 3 * size;
     constexpr std::ptrdiff_t workspace_elements = std::ptrdiff_t(1) << 24;
@@ -47,7 +49,7 @@ public:
   void get_parameters(T* flat) const override { from_neurons(parameters.data(), flat); }
   void set_slots(const std::vector<T*>& lent) override { slots = lent; }
 
-  double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha,
+  double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha, RandomKey,
                            double& penalty, T* gradient) override {
     const FlushDenormals mode;
     const double weight = sum_of_weights(data, rows, 0, n), scale = weight != 0 ? 1 / weight : 0;

@@ -25,7 +25,7 @@ template <class T> class CpuEngine final : public Engine<T> {
 public:
   CpuEngine(const Network& network, int n_threads)
       : network(network), kernels(fastmlp::kernels<T>()), R(kernels.rows), requested_threads(n_threads),
-        propagation(network, kernels), layers(propagation.layers), tiles(this->network, propagation) {
+        propagation(this->network, kernels), layers(propagation.layers), tiles(propagation) {
     std::ptrdiff_t per_row = 0; // elements of workspace
     for (int l = 0; l < network.n_layers(); ++l) {
       flops_per_row += 2.0 * network.sizes[l] * network.sizes[l + 1];
@@ -35,17 +35,18 @@ public:
     constexpr std::ptrdiff_t workspace_elements = std::ptrdiff_t(1) << 24;
     const int block = panels_per_block * R;
     max_rows = int(std::clamp<std::ptrdiff_t>(workspace_elements / per_row / block * block, block, 1 << 16));
+    for (const Layer<T>& layer : layers)
+      if (layer.statistics == Statistics::of_units) cuts.push_back(int(&layer - layers.data()) + 1);
+    if (cuts.size() > 1) max_rows = 1 << 30; // statistics are those of the whole batch
+    cuts.push_back(network.n_layers());
+    unit_sums = AlignedArray<T>(
+        cuts.size() > 2 ? 2 * std::size_t(*std::max_element(network.sizes.begin(), network.sizes.end())) : 0);
   }
 
   std::ptrdiff_t parameter_count() const override { return network.n_parameters; }
 
-  void set_parameters(const T* flat) override {
-    for (std::size_t l = 0; l < layers.size(); ++l) layers[l].read(flat + network.coefs[l], flat + network.biases[l]);
-  }
-
-  void get_parameters(T* flat) const override {
-    for (std::size_t l = 0; l < layers.size(); ++l) layers[l].write(flat + network.coefs[l], flat + network.biases[l]);
-  }
+  void set_parameters(const T* flat) override { propagation.read(flat); }
+  void get_parameters(T* flat) const override { propagation.write(flat); }
 
   void set_slots(const std::vector<T*>& lent) override { tiles.lend(lent); }
   void get_slots() override { tiles.give_back(); }
@@ -67,16 +68,17 @@ public:
   }
 
   double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha,
-                           double& penalty_out, T* gradient) override {
+                           RandomKey dropout, double& penalty_out, T* gradient) override {
     const int n_threads = prepare(std::min<std::int64_t>(n, max_rows), data.X);
     const double weight = sum_of_weights(data, rows, 0, n);
     double loss = 0;
     const double scale = weight != 0 ? 1 / weight : 0;
+    std::fill(gradient + network.n_trainable, gradient + network.n_parameters, T(0));
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       for (std::int64_t first = 0; first < n; first += max_rows) {
         const Batch batch = batch_of(data, rows, first, std::min<std::int64_t>(max_rows, n - first));
-        compute_deltas(batch, team);
+        compute_deltas(batch, first > 0 ? dropout.of(std::uint64_t(first)) : dropout, team);
         team.barrier();
         if (team.thread == 0) loss += batch_loss(batch);
         write_gradient(batch, alpha, scale, first + batch.rows.n == n, gradient, team);
@@ -99,7 +101,8 @@ public:
       T* G = scratch[team.thread].data();
       tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
         std::fill_n(G, tiles.gradient_size(), T(0)); // padding has no gradient
-        for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
+        for_each_number(tiles.parameter_of(tile), tile, R,
+                        [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
         tiles.update(i, rule.optimizer, c, 0, 1, G);
       });
     });
@@ -110,9 +113,11 @@ public:
     if (layer == 0) return copy_rows(X, {rows, 0, n}, out);
     const Prediction<T> prediction{network, propagation};
     constexpr int few = 4; // packing the weights for panels costs about as much as so many rows one by one
-    if (parameters && n <= few && !X.indptr) return prediction.by_row(parameters, X, {rows, 0, n}, layer, out);
+    if (parameters && n <= few && !X.indptr && network.is_plain())
+      return prediction.by_row(parameters, X, {rows, 0, n}, layer, out);
     if (parameters) set_parameters(parameters);
     if (X.indptr) layers[0].keep_transpose(R);
+    propagation.use_running_statistics();
     prediction.by_panel(X, {rows, 0, n}, layer, choose_threads(requested_threads, flops_per_row * double(n)), out);
   }
 
@@ -121,11 +126,13 @@ private:
     const Dataset<T>& data;
     RowRange rows;
     int n_panels;
+    double weight; // sum of the rows' weights
   };
 
   // Buffers for steps of `rows` rows; returns how many threads to use.
   int prepare(std::int64_t rows, const Matrix<T>& X) {
     const bool sparse = X.indptr != nullptr;
+    if (sparse && network.dropout[0] > 0) throw std::invalid_argument("dropout of the inputs needs a dense X");
     if (space.capacity < rows || space.sparse != sparse)
       space = Workspace<T>(network, layers, R, int(rows), sparse, true);
     if (sparse) layers[0].keep_transpose(R);
@@ -138,7 +145,7 @@ private:
   }
 
   void make_scratch(int n_threads) {
-    const std::size_t size = std::max(kernels.scratch_size(panels_per_block, network.sizes[1]), tiles.gradient_size());
+    const std::size_t size = std::max(propagation.scratch_size(), tiles.gradient_size());
     while (int(scratch.size()) < n_threads) scratch.emplace_back(size);
   }
 
@@ -155,13 +162,13 @@ private:
       const FlushDenormals mode;
       for (std::int64_t first = next, t = rule.t; first < n; first += batch_size) {
         const Batch batch = batch_of(data, order, first, std::min(batch_size, n - first));
-        compute_deltas(batch, team);
+        compute_deltas(batch, rule.dropout_key(t + 1), team);
         const std::int64_t number = first / batch_size;
         if (team.thread == 0 && number % look == 0) end = wall_seconds() - start > seconds;
         team.barrier();
         if (failed) break;
         const bool last = end;
-        const double weight = sum_of_weights(data, order, first, batch.rows.n);
+        const double weight = batch.weight;
         if (weight != 0) {
           const std::int64_t after = std::min(first + batch_size, n);
           step(batch, batch_of(data, order, after, std::min(batch_size, n - after)), rule, ++t, alpha, 1 / weight,
@@ -191,38 +198,120 @@ private:
   // --- phase 1 -------------------------------------------------------------------------------------------------------
 
   Batch batch_of(const Dataset<T>& data, const std::int64_t* numbers, std::int64_t first, std::int64_t n) const {
-    return {data, {numbers, first, n}, int((n + R - 1) / R)};
+    return {data, {numbers, first, n}, int((n + R - 1) / R), sum_of_weights(data, numbers, first, n)};
   }
 
-  void compute_deltas(const Batch& batch, const Team& team) {
-    const int end = int(part(batch.n_panels, team, 1));
-    for (int p = int(part(batch.n_panels, team)); p < end; p += panels_per_block)
-      compute_block(batch, p, std::min(panels_per_block, end - p), scratch[team.thread].data());
+  // Block by block through all layers and back. Statistics of units, which need all rows, cut this into pieces.
+  void compute_deltas(const Batch& batch, RandomKey dropout, const Team& team) {
+    const int last = int(cuts.size()) - 1;
+    const auto for_each_block = [&](auto&& visit) {
+      const int end = int(part(batch.n_panels, team, 1));
+      for (int p = int(part(batch.n_panels, team)); p < end; p += panels_per_block)
+        visit(Block<T>{p, std::min(panels_per_block, end - p), scratch[team.thread].data(), dropout});
+    };
+    for (int i = 0; i < last; ++i) {
+      for_each_block([&](const Block<T>& block) {
+        if (i == 0) enter(batch, block);
+        forward(block, cuts[i], cuts[i + 1]);
+        if (i + 1 < last) return moments(block, cuts[i + 1]);
+        loss(block);
+        backward(block, cuts[i + 1], cuts[i]);
+      });
+      if (i + 1 < last) combine_moments(batch, cuts[i + 1], team);
+    }
+    for (int i = last - 1; i > 0; --i) {
+      combine_gradients(batch, cuts[i], team);
+      for_each_block([&](const Block<T>& block) {
+        propagation.centre(space, cuts[i], block, unit_sums.data(), unit_sums.data() + network.sizes[cuts[i]]);
+        backward(block, cuts[i], cuts[i - 1]);
+      });
+    }
   }
 
-  void compute_block(const Batch& batch, int first, int count, T* scratch) {
-    const int last = network.n_layers();
-    for (int panel = first; panel < first + count; ++panel) {
+  void enter(const Batch& batch, const Block<T>& block) {
+    const T share = T(batch.weight != 0 ? 1 / batch.weight : 0);
+    for (int panel = block.first; panel < block.first + block.count; ++panel) {
       propagation.enter_targets(space, batch.data, batch.rows, panel);
-      propagation.enter(space, batch.data.X, batch.rows, panel, panel, scratch);
+      for (int i = panel * R; i < (panel + 1) * R; ++i) space.shares.data()[i] = space.weights.data()[i] * share;
+      propagation.enter(space, batch.data.X, batch.rows, panel, panel, block);
     }
-    for (int l = 0; l < last; ++l) {
-      propagation.forward(space, l, first, count, scratch);
-      if (l + 1 < last) to_columns(l + 1, first, count, space.columns[l + 1]);
-    }
-    const int m = network.n_outputs();
-    for (int panel = first; panel < first + count; ++panel)
-      space.panel_loss[panel] =
-          kernels.loss(network.loss, space.panels[last] + panel * space.panel_stride[last],
-                       space.targets.data() + std::ptrdiff_t(panel) * m * R, space.weights.data() + panel * R, m);
-    for (int l = last - 1; l > 0; --l) propagation.backward(space, l, first, count, scratch);
-    if (space.sparse) to_columns(1, first, count, space.first_deltas.data());
   }
 
-  void to_columns(int layer, int first, int count, T* columns) const {
-    for (int panel = first; panel < first + count; ++panel)
-      kernels.panel_to_columns(space.panels[layer] + panel * space.panel_stride[layer], network.sizes[layer],
-                               columns + std::ptrdiff_t(panel) * R * R, space.column_stride);
+  // From the sums of layer `from`, or the input, to those of layer `to`.
+  void forward(const Block<T>& block, int from, int to) {
+    for (int l = from; l < to; ++l) {
+      propagation.activate(space, l, block);
+      if (l > 0) propagation.to_columns(space, space.panels[l], l, block, space.columns[l]);
+      propagation.forward(space, l, block);
+    }
+  }
+
+  void loss(const Block<T>& block) {
+    const int last = network.n_layers(), m = network.n_outputs();
+    for (int panel = block.first; panel < block.first + block.count; ++panel)
+      space.panel_loss[panel] =
+          kernels.loss(network.loss, propagation.panel_of(space, last, panel),
+                       space.targets.data() + std::ptrdiff_t(panel) * m * R, space.weights.data() + panel * R, m);
+  }
+
+  // From the deltas of layer `from` to those of layer `to`, or of the first.
+  void backward(const Block<T>& block, int from, int to) {
+    for (int l = from - 1; l > 0 && l >= to; --l) propagation.backward(space, l, block);
+    if (to == 0 && space.sparse) propagation.to_columns(space, space.panels[1], 1, block, space.first_deltas.data());
+  }
+
+  // --- statistics of units over the rows of a batch, each thread for some units; sums in the order of the panels
+  // ------
+
+  void moments(const Block<T>& block, int l) {
+    for (int panel = block.first; panel < block.first + block.count; ++panel)
+      kernels.moments(space.z[l] + panel * space.panel_stride[l], space.weights.data() + panel * R, network.sizes[l],
+                      propagation.sums_of(space, l, panel));
+  }
+
+  // Chan, Golub, LeVeque 1979: moments of the panels to those of the batch.
+  void combine_moments(const Batch& batch, int l, const Team& team) {
+    team.barrier();
+    Layer<T>& layer = layers[l - 1];
+    const int n = layer.n_out, end = int(part(n, team, 1));
+    const double weight = batch.weight != 0 ? batch.weight : 1, others = weight > 1 ? weight - 1 : weight;
+    const auto over_panels = [&](auto&& f) {
+      double sum = 0;
+      for (int panel = 0; panel < batch.n_panels; ++panel) {
+        double share = 0;
+        for (int i = 0; i < R; ++i) share += double(space.weights.data()[panel * R + i]);
+        sum += f(propagation.sums_of(space, l, panel), share);
+      }
+      return sum;
+    };
+    for (int j = int(part(n, team)); j < end; ++j) {
+      const double mean = over_panels([&](const T* m, double share) { return share * double(m[j]); }) / weight;
+      const double squares = over_panels([&](const T* m, double share) {
+        return double(m[n + j]) + share * (double(m[j]) - mean) * (double(m[j]) - mean);
+      });
+      layer.unit_statistics.data()[j] = T(mean);
+      layer.unit_statistics.data()[n + j] = T(1 / std::sqrt(squares / weight + normalization_epsilon));
+      layer.running_mean[j] += T(running_share * (mean - double(layer.running_mean[j])));
+      layer.running_variance[j] += T(running_share * (squares / others - double(layer.running_variance[j])));
+    }
+    team.barrier();
+  }
+
+  // What `centre` takes off: the sums over the batch of the deltas, and of the deltas times the normalised z.
+  void combine_gradients(const Batch& batch, int l, const Team& team) {
+    team.barrier();
+    const Layer<T>& layer = layers[l - 1];
+    const int n = layer.n_out, end = int(part(n, team, 1));
+    for (int j = int(part(n, team)); j < end; ++j) {
+      T with_z = 0, alone = 0;
+      for (int panel = 0; panel < batch.n_panels; ++panel) {
+        with_z += propagation.sums_of(space, l, panel)[j];
+        alone += propagation.sums_of(space, l, panel)[n + j];
+      }
+      unit_sums.data()[j] = alone * layer.scale[j];
+      unit_sums.data()[n + j] = with_z * layer.scale[j];
+    }
+    team.barrier();
   }
 
   // --- phase 2 -------------------------------------------------------------------------------------------------------
@@ -275,11 +364,12 @@ private:
     sparse_gradient(batch, team);
     T* G = scratch[team.thread].data();
     tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
+      const Parameter<T>& p = tiles.parameter_of(tile);
       tiles.gradient(space, int(batch.rows.n), tile, G);
       if (batch.rows.first > 0)
-        for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
+        for_each_number(p, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
       if (last) tiles.finish_gradient(i, alpha, scale, G);
-      for_each_weight(network, tile, R, [&](std::ptrdiff_t flat, int in_tile) { gradient[flat] = G[in_tile]; });
+      for_each_number(p, tile, R, [&](std::ptrdiff_t flat, int in_tile) { gradient[flat] = G[in_tile]; });
     });
   }
 
@@ -301,6 +391,8 @@ private:
   int max_rows = 0;
   Propagation<T> propagation;
   std::vector<Layer<T>>& layers; // of `propagation`
+  std::vector<int> cuts{0};      // layers whose statistics need all rows of a batch, between the input and the output
+  AlignedArray<T> unit_sums;
   Tiles<T> tiles;
   Workspace<T> space;
   std::vector<AlignedArray<T>> scratch; // per thread

@@ -8,6 +8,7 @@
 
 #include "../losses.hpp"
 #include "../optimizers.hpp"
+#include "hidden_layers.hpp"
 #include "products.hpp"
 #include "simd.hpp"
 
@@ -192,12 +193,34 @@ template <class T> double multiply_adds(long rounds) {
 }
 
 template <class T>
-constexpr Kernels<T> kernels = {
-    FASTMLP_ISA_NAME,    R<T>,          tile_rows<T>,    gather<T>,          panel_to_columns<T>,
-    panel_to_rows<T>,    forward<T>,    backward<T>,     forward_sparse<T>,  weight_gradient_sparse<T>,
-    scratch_size<T>,     link<T>,       loss<T>,         weight_gradient<T>, bias_gradient<T>,
-    finish_gradient<T>,  update<T>,     transpose<T>,    forward_row<T>,     link_row<T>,
-    apply_activation<T>, apply_loss<T>, multiply_adds<T>};
+constexpr Kernels<T> kernels = {FASTMLP_ISA_NAME,
+                                R<T>,
+                                tile_rows<T>,
+                                gather<T>,
+                                panel_to_columns<T>,
+                                panel_to_rows<T>,
+                                forward<T>,
+                                backward<T>,
+                                forward_sparse<T>,
+                                weight_gradient_sparse<T>,
+                                scratch_size<T>,
+                                activate<T>,
+                                differentiate<T>,
+                                moments<T>,
+                                centre<T>,
+                                drop<T>,
+                                link<T>,
+                                loss<T>,
+                                weight_gradient<T>,
+                                bias_gradient<T>,
+                                finish_gradient<T>,
+                                update<T>,
+                                transpose<T>,
+                                forward_row<T>,
+                                link_row<T>,
+                                apply_activation<T>,
+                                apply_loss<T>,
+                                multiply_adds<T>};
 
 } // namespace
 

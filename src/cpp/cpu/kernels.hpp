@@ -8,6 +8,9 @@
 // The framework knows no instruction set, a kernel knows no thread, network or batch.
 #pragma once
 
+#include "../normalizations.hpp"
+#include "../random.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -32,9 +35,30 @@ template <class T> struct PanelProduct {
   std::ptrdiff_t in_stride; // from panel to panel
   T* out;                   // panels of n_out features; backward: holds the activations and receives the deltas
   std::ptrdiff_t out_stride;
-  T* z; // panels of pre-activations (same stride as out): written forward, read backward; may be null
+  T* z;            // panels of pre-activations (same stride as out): written forward, read backward; may be null
+  const T* addend; // panels added to the result (same stride as out); may be null. Then there is no activation
   int n_in, n_out, n_panels;
   int activation; // number in Activations; -1: none
+};
+
+// Which of the units of a panel training leaves out: by random numbers for each row and unit.
+template <class T> struct Dropout {
+  RandomKey key;
+  std::uint32_t threshold = 0; // of 2^32; 0: none is left out
+  std::uint32_t first_row = 0; // of the panel, in the batch
+  T scale = 1;                 // of those that stay
+};
+
+// One panel of a hidden layer that does more than its activation: a = dropout(activation(normalisation(z))).
+template <class T> struct HiddenPanel {
+  int n; // units
+  int activation;
+  Statistics statistics;
+  bool centred;
+  const T *scale, *offset; // [n] of the normalisation; offset may be null
+  T *mean, *inverse;       // and inverse deviation: of_units [n], read; of_rows [R], written forward and read backward
+  const T* z;
+  Dropout<T> dropout;
 };
 
 // Rows of a compressed sparse matrix: first, first + 1, ..., by number if `rows` is given.
@@ -77,6 +101,19 @@ template <class T> struct Kernels {
   void (*weight_gradient_sparse)(const SparseRows<T>& X, const T* deltas, int block, T* G, std::ptrdiff_t ldt,
                                  int n_in);
   std::size_t (*scratch_size)(int n_panels, int widest); // elements that forward and backward need
+
+  // Hidden layers that do more than their activation, one panel each. Forward: a from z.
+  void (*activate)(const HiddenPanel<T>& panel, T* a);
+  // Backward: in place of a the deltas from g, the derivatives with respect to a. [n] sums over the panel's rows of
+  // what scale and offset get as gradients go to `gradients`, then [n] more; for of_units deltas lack the way through
+  // the statistics, which `centre` adds. The panel `addend` is added at last; may be null.
+  void (*differentiate)(const HiddenPanel<T>& panel, const T* g, T* a, T* gradients, const T* addend);
+  // Of each unit the weighted mean over the panel's rows, and the sum of the weighted squared distances from it: [n]
+  // and [n] to `moments`.
+  void (*moments)(const T* z, const T* weights, int n, T* moments);
+  // delta -= share of the row * (a + b * normalised z), then times the inverse deviation and plus `addend`.
+  void (*centre)(const HiddenPanel<T>& panel, const T* shares, const T* a, const T* b, T* delta, const T* addend);
+  void (*drop)(const Dropout<T>& dropout, int n, T* panel); // of the inputs
 
   void (*link)(int loss, T* z, int n_outputs); // one panel, in place
   // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses.

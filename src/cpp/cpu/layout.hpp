@@ -6,6 +6,7 @@
 #include "memory.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace fastmlp {
 
@@ -53,42 +54,80 @@ template <class T> void step_coefficients(const Rule& rule, long long t, T* c) {
   for (int i = 0; i < max_coefficients; ++i) c[i] = T(wide[i]);
 }
 
-// The parameters of one layer.
+// One array of parameters of a layer of weights: where it stands in the flat buffer, and in the engine.
+template <class T> struct Parameter {
+  enum Role { weights, bias, scale, offset, projection, running_mean, running_variance };
+
+  Role role;
+  int layer;
+  std::ptrdiff_t flat;
+  int rows, columns; // neurons and inputs; a vector is one row
+  std::ptrdiff_t ld; // from row to row here; padded to R with zeros
+  T* data;
+
+  bool is_matrix() const { return role == weights || role == projection; } // in the flat buffer (columns, rows)
+  bool is_trained() const { return role != running_mean && role != running_variance; }
+
+  void read(const T* parameters) const {
+    if (is_matrix())
+      fastmlp::transpose(parameters + flat, rows, columns, rows, data, ld);
+    else
+      std::copy_n(parameters + flat, columns, data);
+  }
+  void write(T* parameters) const {
+    if (is_matrix())
+      fastmlp::transpose(data, ld, rows, columns, parameters + flat, rows);
+    else
+      std::copy_n(data, columns, parameters + flat);
+  }
+};
+
+// One layer of weights and the units above it.
 template <class T> struct Layer {
   int n_in, n_out;
-  int activation; // number in Activations; -1 at the output, where the loss owns the link
-  bool keeps_z;   // the slope needs the pre-activation
+  int activation;    // number in Activations; -1 at the output, where the loss owns the link
+  int normalization; // number in Normalizations
+  Statistics statistics;
+  bool centred;
+  double dropout;
+  bool has_skip; // what is below joins the sums; through `projection` if widths differ
+  bool is_fused; // the product applies the activation, as there is nothing else to do
+  bool keeps_z;  // pre-activations are needed later
   std::ptrdiff_t ldw, ldt;
-  T *w, *b;           // [n_out][ldw], [n_out], rows padded to R with zeros
-  AlignedArray<T> wt; // W's transpose [n_in][ldt], kept beside it for the first layer of sparse input only
+  T *w, *b; // [n_out][ldw], [n_out], rows padded to R with zeros
+  T *projection, *scale, *offset, *running_mean, *running_variance; // null where there is none
+  AlignedArray<T> wt;              // W's transpose [n_in][ldt], kept beside it for the first layer of sparse input only
+  AlignedArray<T> unit_statistics; // mean and inverse deviation, [n_out] each: of the batch, or the running ones
 
-  // From and to the flat buffer, where this layer's weights [n_in][n_out] and biases stand at these addresses.
-  void read(const T* weights, const T* biases) {
-    fastmlp::transpose(weights, n_out, n_in, n_out, w, ldw);
-    std::copy_n(biases, n_out, b);
-    if (wt.data())
-      for (int k = 0; k < n_in; ++k) std::copy_n(weights + std::ptrdiff_t(k) * n_out, n_out, wt.data() + k * ldt);
-  }
-  void write(T* weights, T* biases) const {
-    fastmlp::transpose(w, ldw, n_out, n_in, weights, n_out);
-    std::copy_n(b, n_out, biases);
-  }
   void keep_transpose(int R) {
     if (wt.data()) return;
     wt = AlignedArray<T>(std::size_t(round_up(n_in, R) * ldt));
-    fastmlp::transpose(w, ldw, n_out, n_in, wt.data(), ldt);
+    refresh_transpose();
+  }
+  void refresh_transpose() {
+    if (wt.data()) fastmlp::transpose(w, ldw, n_out, n_in, wt.data(), ldt);
+  }
+  void use_running_statistics() {
+    if (statistics != Statistics::of_units) return;
+    for (int j = 0; j < n_out; ++j) {
+      unit_statistics.data()[j] = running_mean[j];
+      unit_statistics.data()[n_out + j] = T(1 / std::sqrt(double(running_variance[j]) + normalization_epsilon));
+    }
   }
 };
 
 // Buffers for up to `capacity` rows of a batch.
 template <class T> struct Workspace {
-  int capacity = 0;         // rows, a multiple of R
-  AlignedPieces<T> panels;  // per layer of units, input first
-  AlignedPieces<T> z;       // pre-activations, where kept
-  AlignedPieces<T> columns; // per layer of weights: its input, transposed
+  int capacity = 0;            // rows, a multiple of R
+  AlignedPieces<T> panels;     // per layer of units, input first
+  AlignedPieces<T> z;          // pre-activations, where kept
+  AlignedPieces<T> columns;    // per layer of weights: its input, transposed
+  AlignedPieces<T> z_columns;  // and the pre-activations below, for projections
+  AlignedPieces<T> statistics; // per layer of units and panel: mean and inverse deviation of its rows, [R] each
+  AlignedPieces<T> sums;       // per layer of units and panel: moments of units, then gradients of scale and offset
   std::vector<std::ptrdiff_t> panel_stride;
   std::ptrdiff_t column_stride = 0;
-  AlignedArray<T> targets, weights;
+  AlignedArray<T> targets, weights, shares;     // shares: weights over their sum
   AlignedArray<T> first_deltas, first_gradient; // sparse input only: columns of layer 1's deltas; G[n_in][ldt]
   std::vector<double> panel_loss;
   bool sparse = false, training = false; // without training there is no room for what only gradients need
@@ -98,21 +137,32 @@ template <class T> struct Workspace {
   Workspace(const Network& network, const std::vector<Layer<T>>& layers, int R, int rows, bool sparse, bool training)
       : capacity(int(round_up(rows, R))), column_stride(std::ptrdiff_t(capacity) * R), panel_loss(capacity / R),
         sparse(sparse), training(training) {
-    std::vector<std::size_t> panel_sizes, z_sizes, column_sizes;
+    std::vector<std::size_t> panel_sizes, z_sizes, column_sizes, z_column_sizes, statistics_sizes, sums_sizes;
     for (std::size_t l = 0; l < network.sizes.size(); ++l) {
       const std::ptrdiff_t padded = round_up(network.sizes[l], R);
       panel_stride.push_back(l == 0 && sparse ? 0 : padded * R);
+      const Layer<T>* below = l > 0 ? &layers[l - 1] : nullptr;
       const std::size_t size = l == 0 && sparse ? 0 : std::size_t(capacity) * padded;
+      const bool fused = !below || below->is_fused, projects = l < layers.size() && layers[l].projection;
       panel_sizes.push_back(size);
-      z_sizes.push_back(training && l > 0 && layers[l - 1].keeps_z ? size : 0);
+      z_sizes.push_back(below && (training ? below->keeps_z : !fused) ? size : 0);
       column_sizes.push_back(training && l < layers.size() ? size : 0);
+      z_column_sizes.push_back(training && projects ? size : 0);
+      statistics_sizes.push_back(!fused && below->statistics == Statistics::of_rows ? std::size_t(2 * capacity) : 0);
+      sums_sizes.push_back(training && !fused && below->statistics != Statistics::none
+                               ? std::size_t(capacity / R) * 2 * std::size_t(below->n_out)
+                               : 0);
     }
     panels = AlignedPieces<T>(panel_sizes);
     z = AlignedPieces<T>(z_sizes);
     columns = AlignedPieces<T>(column_sizes);
+    z_columns = AlignedPieces<T>(z_column_sizes);
+    statistics = AlignedPieces<T>(statistics_sizes);
+    sums = AlignedPieces<T>(sums_sizes);
     if (!training) return;
     targets = AlignedArray<T>(std::size_t(capacity) * network.n_outputs());
     weights = AlignedArray<T>(capacity);
+    shares = AlignedArray<T>(capacity);
     if (!sparse) return;
     first_deltas = AlignedArray<T>(std::size_t(capacity) * round_up(layers[0].n_out, R));
     first_gradient = AlignedArray<T>(std::size_t(round_up(layers[0].n_in, R) * layers[0].ldt));

@@ -30,7 +30,7 @@ template <class T> struct Prediction {
     for (int i = 0; i < n_threads; ++i) {
       spaces.emplace_back(network, propagation.layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R,
                           X.indptr != nullptr, false);
-      scratch.emplace_back(kernels.scratch_size(panels_per_block, network.sizes[1]));
+      scratch.emplace_back(propagation.scratch_size());
     }
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
@@ -74,8 +74,12 @@ private:
   void block(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t first_panel, int count,
              int layer, T* scratch, T* out) const {
     const Kernels<T>& kernels = propagation.kernels;
-    for (int p = 0; p < count; ++p) propagation.enter(space, X, rows, first_panel + p, p, scratch);
-    for (int l = 0; l < layer; ++l) propagation.forward(space, l, 0, count, scratch);
+    const Block<T> all{0, count, scratch, {}};
+    for (int p = 0; p < count; ++p) propagation.enter(space, X, rows, first_panel + p, p, all);
+    for (int l = 0; l < layer; ++l) {
+      propagation.forward(space, l, all);
+      propagation.activate(space, l + 1, all);
+    }
     const int width = network.sizes[layer], R = kernels.rows;
     for (int p = 0; p < count; ++p) {
       T* panel = space.panels[layer] + p * space.panel_stride[layer];

@@ -8,12 +8,12 @@ namespace {
 template <class T> class CpuPredictor final : public Predictor<T> {
 public:
   CpuPredictor(const Network& network, const T* flat, int n_threads)
-      : network(network), requested_threads(n_threads), propagation(network, fastmlp::kernels<T>()) {
+      : network(network), requested_threads(n_threads), propagation(this->network, fastmlp::kernels<T>()) {
     const int lanes = propagation.kernels.rows / 2;
+    propagation.read(flat);
+    propagation.use_running_statistics();
     std::vector<std::size_t> sizes;
-    for (Layer<T>& layer : propagation.layers) {
-      const std::size_t l = sizes.size();
-      layer.read(flat + network.coefs[l], flat + network.biases[l]);
+    for (const Layer<T>& layer : propagation.layers) {
       padded.push_back(int(round_up(layer.n_out, lanes)));
       sizes.push_back(std::size_t(layer.n_in) * padded.back());
       widest = std::max(widest, round_up(layer.n_out, propagation.kernels.rows));
@@ -29,7 +29,7 @@ public:
   void predict(const Matrix<T>& X, T* out) const override {
     constexpr int few = 4; // a panel costs about as much as so many rows one by one
     const Prediction<T> prediction{network, propagation};
-    if (X.n_rows > few)
+    if (X.n_rows > few || !network.is_plain())
       return prediction.by_panel(X, {nullptr, 0, X.n_rows}, network.n_layers(),
                                  choose_threads(requested_threads, flops_per_row * double(X.n_rows)), out);
     thread_local AlignedArray<T> buffers;

@@ -199,17 +199,30 @@ template <class A, class T> struct Differentiate {
   }
 };
 
+// Sums on top of other panels.
+template <class T> struct Add {
+  static constexpr bool in_registers = true;
+  const PanelProduct<T>& p;
+  std::ptrdiff_t at;
+  __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
+    store(p.out + at + i, sums + load(p.addend + at + i));
+  }
+};
+
 template <class F> FASTMLP_INLINE void with_activation(int number, F&& f) {
   if (number < 0) return f(Identity{});
   Activations::visit(number, f);
 }
 
 template <class T> void forward(const PanelProduct<T>& p, T* scratch) {
+  if (p.addend) return product<false, Add<T>>(p, scratch);
   with_activation(p.activation,
                   [&](auto activation) { product<false, Activate<decltype(activation), T>>(p, scratch); });
 }
 
 template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
+  if (p.addend) return product<true, Add<T>>(p, scratch);
+  if (p.activation < 0) return product<true, Activate<Identity, T>>(p, scratch);
   Activations::visit(p.activation,
                      [&](auto activation) { product<true, Differentiate<decltype(activation), T>>(p, scratch); });
 }

@@ -7,47 +7,53 @@ namespace fastmlp {
 
 constexpr int panels_per_block = 8; // weights are read once for so many panels
 
+// Consecutive panels of a batch, and the thread's room for products.
+template <class T> struct Block {
+  int first, count;
+  T* scratch;
+  RandomKey dropout; // of this step
+};
+
 template <class T> class Propagation {
 public:
   Propagation(const Network& network, const Kernels<T>& kernels)
-      : kernels(kernels), R(kernels.rows), n_outputs(network.n_outputs()) {
-    std::vector<std::size_t> sizes;
-    for (int l = 0; l < network.n_layers(); ++l) {
-      Layer<T> layer{};
-      layer.n_in = network.sizes[l];
-      layer.n_out = network.sizes[l + 1];
-      layer.activation = l + 1 == network.n_layers() ? -1 : network.activations[l];
-      if (layer.activation >= 0)
-        Activations::visit(layer.activation, [&](auto entry) { layer.keeps_z = !entry.slope_from_output; });
-      layer.ldw = leading_dimension<T>(layer.n_in, R);
-      layer.ldt = leading_dimension<T>(layer.n_out, R);
-      sizes.push_back(std::size_t(round_up(layer.n_out, R) * layer.ldw));
-      sizes.push_back(std::size_t(round_up(layer.n_out, R)));
-      layers.push_back(std::move(layer));
-    }
-    memory = AlignedPieces<T>(sizes);
-    for (std::size_t l = 0; l < layers.size(); ++l) {
-      layers[l].w = memory[2 * l];
-      layers[l].b = memory[2 * l + 1];
-    }
+      : network(network), kernels(kernels), R(kernels.rows), n_outputs(network.n_outputs()) {
+    for (int l = 0; l < network.n_layers(); ++l) layers.push_back(describe(l));
+    place_parameters();
   }
 
-  // Panel `from` of the rows to panel `to` of the workspace; sparse rows go through the first layer at once.
+  void read(const T* flat) {
+    for (const Parameter<T>& parameter : parameters) parameter.read(flat);
+    for (Layer<T>& layer : layers) layer.refresh_transpose();
+  }
+  void write(T* flat) const {
+    for (const Parameter<T>& parameter : parameters) parameter.write(flat);
+  }
+  void use_running_statistics() {
+    for (Layer<T>& layer : layers) layer.use_running_statistics();
+  }
+
+  // Panel `from` of the rows to panel `to` of the workspace; sparse rows go through the first product at once.
   void enter(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t from, int to,
-             T* scratch) const {
+             const Block<T>& block) const {
     const std::int64_t start = rows.first + from * R;
     const std::int64_t left = rows.n - from * R;
     const int n = int(std::min<std::int64_t>(R, left)), n_next = int(std::min<std::int64_t>(R, left - n));
     if (X.indptr) {
-      PanelProduct<T> product = forward_product(space, 0, to, 1);
+      PanelProduct<T> product = forward_product(space, 0, {to, 1, block.scratch, {}});
       product.M = layers[0].wt.data();
       product.ldm = layers[0].ldt;
-      kernels.forward_sparse({X.data, X.indices, X.indptr, rows.numbers, start, n}, product, scratch);
+      kernels.forward_sparse({X.data, X.indices, X.indptr, rows.numbers, start, n}, product, block.scratch);
       return;
     }
-    kernels.gather(X.data, X.stride, rows.numbers, start, n, n_next, X.n_columns,
-                   space.panels[0] + to * space.panel_stride[0],
-                   space.training ? space.columns[0] + std::ptrdiff_t(to) * R * R : nullptr, space.column_stride);
+    const bool drops = space.training && network.dropout[0] > 0 && block.dropout.is_set();
+    T* panel = space.panels[0] + to * space.panel_stride[0];
+    T* columns = space.training ? space.columns[0] + std::ptrdiff_t(to) * R * R : nullptr;
+    kernels.gather(X.data, X.stride, rows.numbers, start, n, n_next, X.n_columns, panel, drops ? nullptr : columns,
+                   space.column_stride);
+    if (!drops) return;
+    kernels.drop(dropout_of(0, to, block), X.n_columns, panel);
+    kernels.panel_to_columns(panel, X.n_columns, columns, space.column_stride);
   }
 
   // Targets and weights of a panel of rows; rows that are missing in the last panel weigh nothing.
@@ -65,33 +71,155 @@ public:
     }
   }
 
-  // Units of layer l + 1 from those of l; pre-activations at the output.
-  void forward(Workspace<T>& space, int l, int panel, int count, T* scratch) const {
-    if (l == 0 && space.sparse) return; // done by `enter`
-    kernels.forward(forward_product(space, l, panel, count), scratch);
+  // Sums of layer l + 1 from the units of l, and its activations unless there is more to do: see `activate`.
+  void forward(Workspace<T>& space, int l, const Block<T>& block) const {
+    const Layer<T>& layer = layers[l];
+    PanelProduct<T> product = forward_product(space, l, block);
+    if (l > 0 || !space.sparse) kernels.forward(product, block.scratch); // sparse rows entered through it
+    if (!layer.projection) return;
+    if (space.training) to_columns(space, space.z[l], l, block, space.z_columns[l]);
+    product.addend = product.out;
+    product.M = layer.projection;
+    product.bias = nullptr;
+    product.in = space.z[l] + block.first * product.in_stride;
+    kernels.forward(product, block.scratch);
   }
 
-  // Deltas of the units of layer l from those of l + 1, in place of the activations.
-  void backward(Workspace<T>& space, int l, int panel, int count, T* scratch) const {
+  void activate(Workspace<T>& space, int l, const Block<T>& block) const {
+    if (l == 0 || layers[l - 1].is_fused) return;
+    for (int panel = block.first; panel < block.first + block.count; ++panel)
+      kernels.activate(hidden_panel(space, l, panel, block), panel_of(space, l, panel));
+  }
+
+  // Deltas of the units of layer l from those of l + 1, in place of the activations; where statistics of units are in
+  // between, without the way through them: see `centre`.
+  void backward(Workspace<T>& space, int l, const Block<T>& block) const {
     const Layer<T>&above = layers[l], &below = layers[l - 1];
     PanelProduct<T> product{};
     product.M = above.w;
     product.ldm = above.ldw;
     if (l > 1) product.next = {below.w, below.ldw, std::min(below.n_out, soon), std::min(below.n_in, soon)};
-    set_panels(space, l + 1, l, panel, product);
-    if (below.keeps_z) product.z = space.z[l] + panel * product.out_stride;
+    set_panels(space, l + 1, l, block, product);
     product.n_in = above.n_out;
     product.n_out = above.n_in;
-    product.n_panels = count;
+    product.n_panels = block.count;
     product.activation = below.activation;
-    kernels.backward(product, scratch);
+    if (below.is_fused) {
+      if (below.keeps_z) product.z = space.z[l] + block.first * product.out_stride;
+      return kernels.backward(product, block.scratch);
+    }
+    T* g = block.scratch + kernels.scratch_size(panels_per_block, network.sizes[1]);
+    product.out = g;
+    product.activation = -1;
+    kernels.backward(product, block.scratch);
+    for (int i = 0; i < block.count; ++i) {
+      const int panel = block.first + i;
+      T* gradients = below.statistics == Statistics::none ? nullptr : sums_of(space, l, panel);
+      kernels.differentiate(hidden_panel(space, l, panel, block), g + i * product.out_stride, panel_of(space, l, panel),
+                            gradients, below.statistics == Statistics::of_units ? nullptr : skip(space, l, panel));
+    }
+    if (below.statistics != Statistics::of_units) add_projected(space, l, block);
   }
 
+  // The rest of `backward` for statistics of units: deltas lose their mean `a` and their part along z, `b`.
+  void centre(Workspace<T>& space, int l, const Block<T>& block, const T* a, const T* b) const {
+    for (int panel = block.first; panel < block.first + block.count; ++panel)
+      kernels.centre(hidden_panel(space, l, panel, block), space.shares.data() + panel * R, a, b,
+                     panel_of(space, l, panel), skip(space, l, panel));
+    add_projected(space, l, block);
+  }
+
+  void to_columns(Workspace<T>& space, const T* panels, int l, const Block<T>& block, T* columns) const {
+    for (int panel = block.first; panel < block.first + block.count; ++panel)
+      kernels.panel_to_columns(panels + panel * space.panel_stride[l], network.sizes[l],
+                               columns + std::ptrdiff_t(panel) * R * R, space.column_stride);
+  }
+
+  // Room for a block's products, and for what comes back to a layer before its activation.
+  std::size_t scratch_size() const {
+    std::ptrdiff_t widest = 0;
+    for (const Layer<T>& layer : layers)
+      if (!layer.is_fused) widest = std::max(widest, round_up(layer.n_out, R));
+    return kernels.scratch_size(panels_per_block, network.sizes[1]) + std::size_t(widest) * R * panels_per_block;
+  }
+
+  T* panel_of(const Workspace<T>& space, int l, int panel) const {
+    return space.panels[l] + panel * space.panel_stride[l];
+  }
+  // Per unit of layer l and panel: moments of z, or gradients of scale and offset.
+  T* sums_of(const Workspace<T>& space, int l, int panel) const {
+    return space.sums[l] + std::ptrdiff_t(panel) * 2 * network.sizes[l];
+  }
+
+  const Network& network;
   const Kernels<T>& kernels;
   std::vector<Layer<T>> layers;
+  std::vector<Parameter<T>> parameters;
 
 private:
-  PanelProduct<T> forward_product(Workspace<T>& space, int l, int panel, int count) const {
+  Layer<T> describe(int l) const {
+    Layer<T> layer{};
+    const bool hidden = l + 1 < network.n_layers();
+    layer.n_in = network.sizes[l];
+    layer.n_out = network.sizes[l + 1];
+    layer.activation = hidden ? network.activations[l] : -1;
+    layer.has_skip = network.has_skip(l);
+    layer.dropout = hidden ? network.dropout[l + 1] : 0;
+    if (hidden) {
+      layer.normalization = network.normalizations[l];
+      Normalizations::visit(layer.normalization, [&](auto entry) {
+        layer.statistics = entry.statistics;
+        layer.centred = entry.centred;
+      });
+      Activations::visit(layer.activation, [&](auto entry) { layer.keeps_z = !entry.slope_from_output; });
+    }
+    const bool passed_on = network.has_skip(l + 1); // as it is before its activation
+    layer.is_fused = !layer.has_skip && !passed_on && layer.statistics == Statistics::none && layer.dropout == 0;
+    layer.keeps_z = layer.keeps_z || !layer.is_fused;
+    if (layer.statistics == Statistics::of_units) layer.unit_statistics = AlignedArray<T>(2 * std::size_t(layer.n_out));
+    layer.ldw = leading_dimension<T>(layer.n_in, R);
+    layer.ldt = leading_dimension<T>(layer.n_out, R);
+    return layer;
+  }
+
+  void place_parameters() {
+    using P = Parameter<T>;
+    const auto add = [&](typename P::Role role, int l, std::ptrdiff_t flat) {
+      if (flat == Network::none) return;
+      const Layer<T>& layer = layers[l];
+      if (role == P::weights || role == P::projection)
+        parameters.push_back({role, l, flat, layer.n_out, layer.n_in, layer.ldw, nullptr});
+      else
+        parameters.push_back({role, l, flat, 1, layer.n_out, round_up(layer.n_out, R), nullptr});
+    };
+    for (int l = 0; l < network.n_layers(); ++l) {
+      add(P::weights, l, network.coefs[l]);
+      add(P::bias, l, network.biases[l]);
+      add(P::projection, l, network.projections[l]);
+      if (l + 1 == network.n_layers()) break;
+      add(P::scale, l, network.scales[l]);
+      add(P::offset, l, network.offsets[l]);
+      add(P::running_mean, l, network.means[l]);
+      add(P::running_variance, l, network.variances[l]);
+    }
+    std::vector<std::size_t> sizes;
+    for (const P& p : parameters) sizes.push_back(std::size_t(p.is_matrix() ? round_up(p.rows, R) * p.ld : p.ld));
+    memory = AlignedPieces<T>(sizes);
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      P& p = parameters[i];
+      Layer<T>& layer = layers[p.layer];
+      T** const places[] = {&layer.w,
+                            &layer.b,
+                            &layer.scale,
+                            &layer.offset,
+                            &layer.projection,
+                            &layer.running_mean,
+                            &layer.running_variance};
+      p.data = *places[p.role] = memory[i];
+    }
+  }
+
+  PanelProduct<T> forward_product(Workspace<T>& space, int l, const Block<T>& block) const {
     const Layer<T>& layer = layers[l];
     PanelProduct<T> product{};
     product.M = layer.w;
@@ -101,26 +229,77 @@ private:
       product.next = {above.w, above.ldw, std::min(above.n_out, soon), std::min(above.n_in, soon)};
     }
     product.bias = layer.b;
-    set_panels(space, l, l + 1, panel, product);
-    if (layer.keeps_z && space.training) product.z = space.z[l + 1] + panel * product.out_stride;
+    set_panels(space, l, l + 1, block, product);
     product.n_in = layer.n_in;
     product.n_out = layer.n_out;
-    product.n_panels = count;
+    product.n_panels = block.count;
     product.activation = layer.activation;
+    T* z = layer.keeps_z && (space.training || !layer.is_fused) ? space.z[l + 1] + block.first * product.out_stride
+                                                                : nullptr;
+    if (layer.is_fused) {
+      product.z = z;
+      return product;
+    }
+    product.out = z;
+    product.activation = -1;
+    if (layer.has_skip && !layer.projection) product.addend = space.z[l] + block.first * product.in_stride;
     return product;
   }
 
-  static void set_panels(Workspace<T>& space, int from, int to, int panel, PanelProduct<T>& product) {
+  static void set_panels(Workspace<T>& space, int from, int to, const Block<T>& block, PanelProduct<T>& product) {
     product.in_stride = space.panel_stride[from];
     product.out_stride = space.panel_stride[to];
-    product.in = space.panels[from] + panel * product.in_stride;
-    product.out = space.panels[to] + panel * product.out_stride;
+    product.in = space.panels[from] + block.first * product.in_stride;
+    product.out = space.panels[to] + block.first * product.out_stride;
+  }
+
+  HiddenPanel<T> hidden_panel(const Workspace<T>& space, int l, int panel, const Block<T>& block) const {
+    const Layer<T>& layer = layers[l - 1];
+    T* statistics = layer.unit_statistics.data();
+    if (layer.statistics == Statistics::of_rows) statistics = space.statistics[l] + std::ptrdiff_t(panel) * 2 * R;
+    const int n = layer.statistics == Statistics::of_rows ? R : layer.n_out;
+    return {layer.n_out,
+            layer.activation,
+            layer.statistics,
+            layer.centred,
+            layer.scale,
+            layer.offset,
+            statistics,
+            statistics ? statistics + n : nullptr,
+            space.z[l] + panel * space.panel_stride[l],
+            dropout_of(l, panel, block)};
+  }
+
+  Dropout<T> dropout_of(int l, int panel, const Block<T>& block) const {
+    const double share = network.dropout[l];
+    if (share == 0 || !block.dropout.is_set()) return {};
+    return {block.dropout.of(std::uint64_t(l)), std::uint32_t(share * 4294967296.0), std::uint32_t(panel) * R,
+            T(1 / (1 - share))};
+  }
+
+  // Deltas that reach layer l along a skip from above, as they are; null if none do, or through a projection.
+  const T* skip(const Workspace<T>& space, int l, int panel) const {
+    return layers[l].has_skip && !layers[l].projection ? panel_of(space, l + 1, panel) : nullptr;
+  }
+
+  void add_projected(Workspace<T>& space, int l, const Block<T>& block) const {
+    const Layer<T>& above = layers[l];
+    if (!above.projection) return;
+    PanelProduct<T> product{};
+    product.M = above.projection;
+    product.ldm = above.ldw;
+    set_panels(space, l + 1, l, block, product);
+    product.addend = product.out;
+    product.n_in = above.n_out;
+    product.n_out = above.n_in;
+    product.n_panels = block.count;
+    kernels.backward(product, block.scratch);
   }
 
   static constexpr int soon = 128; // rows and columns of the next weights that are fetched ahead
 
   const int R, n_outputs;
-  AlignedPieces<T> memory; // of the layers
+  AlignedPieces<T> memory; // of the parameters
 };
 
 } // namespace fastmlp

@@ -1,4 +1,4 @@
-// The second phase of a step: weights in tiles, each with its gradient over all rows and its share of the optimizer.
+// The second phase of a step: parameters in tiles, each with its gradient over all rows and its share of the optimizer.
 #pragma once
 
 #include "propagation.hpp"
@@ -6,79 +6,81 @@
 
 namespace fastmlp {
 
-// `n` neurons of a layer from `first` by R inputs from `column`; biases if column < 0.
+// A part of one array of parameters: of a matrix `n` neurons from `first` by R inputs from `column`; of a vector the
+// `n` numbers from `first`.
 struct Tile {
-  int layer, first, n, column;
-  bool is_bias() const { return column < 0; }
+  int parameter, first, n, column;
 };
 
 // visit(offset in the flat buffer, offset in the tile) for each number of a tile.
-template <class F> void for_each_weight(const Network& network, const Tile& tile, int R, F&& visit) {
-  if (tile.column < 0) {
-    for (int i = 0; i < tile.n; ++i) visit(network.biases[tile.layer] + tile.first + i, i);
+template <class T, class F> void for_each_number(const Parameter<T>& parameter, const Tile& tile, int R, F&& visit) {
+  if (!parameter.is_matrix()) {
+    for (int i = 0; i < tile.n; ++i) visit(parameter.flat + tile.first + i, i);
     return;
   }
-  const std::ptrdiff_t n_out = network.sizes[tile.layer + 1], start = network.coefs[tile.layer] + tile.first;
-  const int width = std::min(R, network.sizes[tile.layer] - tile.column);
+  const int width = std::min(R, parameter.columns - tile.column);
   for (int j = 0; j < width; ++j)
-    for (int i = 0; i < tile.n; ++i) visit(start + (tile.column + j) * n_out + i, i * R + j);
+    for (int i = 0; i < tile.n; ++i)
+      visit(parameter.flat + std::ptrdiff_t(tile.column + j) * parameter.rows + tile.first + i, i * R + j);
 }
 
-// What the optimizer keeps for a small network, padded like its weights: there, the single numbers at the end of each
-// row would take longer than the copy.
+// What the optimizer keeps for a small network, padded like its parameters: there, the single numbers at the end of
+// each row would take longer than the copy.
 template <class T> class PaddedSlots {
 public:
   PaddedSlots() = default;
-  PaddedSlots(const std::vector<Layer<T>>& layers, int R, std::size_t n_slots) : n_layers(layers.size()), used(true) {
+  PaddedSlots(const std::vector<Parameter<T>>& parameters, int R, std::size_t n_slots)
+      : n_parameters(parameters.size()), used(true) {
     std::vector<std::size_t> sizes;
     for (std::size_t s = 0; s < n_slots; ++s)
-      for (const Layer<T>& layer : layers) {
-        sizes.push_back(std::size_t(round_up(layer.n_out, R) * layer.ldw));
-        sizes.push_back(std::size_t(round_up(layer.n_out, R)));
-      }
+      for (const Parameter<T>& p : parameters)
+        sizes.push_back(std::size_t(p.is_matrix() ? round_up(p.rows, R) : 1) * p.ld);
     memory = AlignedPieces<T>(sizes);
   }
   explicit operator bool() const { return used; }
-  T* of(std::size_t s, int layer, bool bias) const { return memory[2 * (s * n_layers + std::size_t(layer)) + bias]; }
+  T* of(std::size_t s, std::size_t parameter) const { return memory[s * n_parameters + parameter]; }
 
-  void read(const Network& network, const std::vector<Layer<T>>& layers, const std::vector<T*>& slots) const {
-    for_each_row(network, layers, slots, [](T* flat, T* here, int n) { std::copy_n(flat, n, here); });
+  void read(const std::vector<Parameter<T>>& parameters, const std::vector<T*>& slots) const {
+    for_each_row(parameters, slots, [](T* flat, T* here, int n) { std::copy_n(flat, n, here); });
   }
-  void write(const Network& network, const std::vector<Layer<T>>& layers, const std::vector<T*>& slots) const {
-    for_each_row(network, layers, slots, [](T* flat, T* here, int n) { std::copy_n(here, n, flat); });
+  void write(const std::vector<Parameter<T>>& parameters, const std::vector<T*>& slots) const {
+    for_each_row(parameters, slots, [](T* flat, T* here, int n) { std::copy_n(here, n, flat); });
   }
 
 private:
   template <class F>
-  void for_each_row(const Network& network, const std::vector<Layer<T>>& layers, const std::vector<T*>& slots,
-                    F&& copy) const {
+  void for_each_row(const std::vector<Parameter<T>>& parameters, const std::vector<T*>& slots, F&& copy) const {
     for (std::size_t s = 0; s < slots.size(); ++s)
-      for (int l = 0; l < int(n_layers); ++l) {
-        const Layer<T>& layer = layers[std::size_t(l)];
-        for (std::ptrdiff_t i = 0; i < layer.n_out; ++i)
-          copy(slots[s] + network.coefs[l] + i * layer.n_in, of(s, l, false) + i * layer.ldw, layer.n_in);
-        copy(slots[s] + network.biases[l], of(s, l, true), layer.n_out);
+      for (std::size_t i = 0; i < n_parameters; ++i) {
+        const Parameter<T>& p = parameters[i];
+        for (std::ptrdiff_t row = 0; row < p.rows; ++row)
+          copy(slots[s] + p.flat + row * p.columns, of(s, i) + row * p.ld, p.columns);
       }
   }
 
-  std::size_t n_layers = 0;
+  std::size_t n_parameters = 0;
   bool used = false;
   AlignedPieces<T> memory;
 };
 
 template <class T> class Tiles {
 public:
-  Tiles(const Network& network, const Propagation<T>& propagation)
-      : network(network), kernels(propagation.kernels), layers(propagation.layers), R(kernels.rows),
-        most_rows(kernels.tile_rows * 3 / 2) {
-    const int bias_tile = 16 * R;
-    for (int l = 0; l < int(layers.size()); ++l) {
-      const int n_out = layers[l].n_out;
-      for (int row = 0, n; row < n_out; row += n) { // a rest of fewer than half a tile joins the last one
-        n = n_out - row < most_rows ? n_out - row : kernels.tile_rows;
-        for (int column = 0; column < layers[l].n_in; column += R) list.push_back({l, row, n, column});
+  explicit Tiles(const Propagation<T>& propagation)
+      : propagation(propagation), kernels(propagation.kernels), layers(propagation.layers),
+        parameters(propagation.parameters), R(kernels.rows), most_rows(kernels.tile_rows * 3 / 2) {
+    const int vector_tile = 16 * R;
+    for (int i = 0; i < int(parameters.size()); ++i) {
+      const Parameter<T>& p = parameters[i];
+      if (!p.is_trained()) continue;
+      if (!p.is_matrix()) {
+        for (int first = 0; first < p.columns; first += vector_tile)
+          list.push_back({i, first, std::min(vector_tile, p.columns - first), 0});
+        continue;
       }
-      for (int row = 0; row < n_out; row += bias_tile) list.push_back({l, row, std::min(bias_tile, n_out - row), -1});
+      for (int row = 0, n; row < p.rows; row += n) { // a rest of fewer than half a tile joins the last one
+        n = p.rows - row < most_rows ? p.rows - row : kernels.tile_rows;
+        for (int column = 0; column < p.columns; column += R) list.push_back({i, row, n, column});
+      }
     }
     squares.resize(list.size());
   }
@@ -89,12 +91,12 @@ public:
     slots = lent;
     constexpr std::ptrdiff_t few = 1 << 15; // parameters: above, slots are used where they lie
     padded = PaddedSlots<T>();
-    if (network.n_parameters > few) return;
-    padded = PaddedSlots<T>(layers, R, slots.size());
-    padded.read(network, layers, slots);
+    if (propagation.network.n_parameters > few) return;
+    padded = PaddedSlots<T>(parameters, R, slots.size());
+    padded.read(parameters, slots);
   }
   void give_back() {
-    if (padded) padded.write(network, layers, slots);
+    if (padded) padded.write(parameters, slots);
   }
 
   // --- who does what
@@ -105,8 +107,9 @@ public:
     const double lanes = R / 2;
     work.assign(1, 0.0);
     for (const Tile& tile : list) {
-      const double width = tile.is_bias() ? 1 : columns_of(tile);
-      const double cycles_per_row = tile.is_bias() ? 1 / lanes : width > lanes ? 1 : 0.5;
+      const bool is_matrix = parameters[tile.parameter].is_matrix();
+      const double width = is_matrix ? columns_of(tile) : 1;
+      const double cycles_per_row = is_matrix ? width > lanes ? 1 : 0.5 : 1 / lanes;
       work.push_back(work.back() + tile.n * (n_rows * cycles_per_row + width * 11 / lanes) + 80);
     }
   }
@@ -122,39 +125,55 @@ public:
     for (std::size_t i = first(team); i < end; ++i) use(i, list[i]);
   }
 
-  // --- one tile; G holds its gradient: [n][R], or [n] for biases
+  const Parameter<T>& parameter_of(const Tile& tile) const { return parameters[tile.parameter]; }
+
+  // --- one tile; G holds its gradient: [n][R], or [n] of a vector
 
   std::size_t gradient_size() const { return std::size_t(most_rows) * R; } // room for G
 
   // Sum over the rows of the batch; for sparse input `space.first_gradient` holds the first layer's.
   void gradient(const Workspace<T>& space, int n_rows, const Tile& tile, T* G) const {
-    const std::ptrdiff_t stride = space.panel_stride[tile.layer + 1];
-    const T* delta = space.panels[tile.layer + 1] + std::ptrdiff_t(tile.first) * R;
-    if (tile.is_bias()) // units beyond the last have deltas of 0
-      return kernels.bias_gradient(delta, stride, (n_rows + R - 1) / R, int(round_up(tile.n, R / 2)), G);
-    if (tile.layer == 0 && space.sparse) {
+    using P = Parameter<T>;
+    const P& p = parameters[tile.parameter];
+    const int above = p.layer + 1, n_panels = (n_rows + R - 1) / R;
+    const std::ptrdiff_t stride = space.panel_stride[above];
+    const T* delta = space.panels[above] + std::ptrdiff_t(tile.first) * R;
+    if (p.role == P::bias) // units beyond the last have deltas of 0
+      return kernels.bias_gradient(delta, stride, n_panels, int(round_up(tile.n, R / 2)), G);
+    if (!p.is_matrix()) {
+      const std::ptrdiff_t at = (p.role == P::offset ? p.columns : 0) + tile.first;
+      std::fill_n(G, round_up(tile.n, R / 2), T(0));
+      for (int panel = 0; panel < n_panels; ++panel) {
+        const T* sums = propagation.sums_of(space, above, panel) + at;
+        for (int i = 0; i < tile.n; ++i) G[i] += sums[i];
+      }
+      return;
+    }
+    if (p.layer == 0 && space.sparse) {
       const std::ptrdiff_t ldt = layers[0].ldt;
       const T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
       return kernels.transpose(g, ldt, columns_of(tile), tile.n, G, R);
     }
-    kernels.weight_gradient(delta, stride, space.columns[tile.layer] + tile.column / R * space.column_stride, n_rows,
-                            tile.n, columns_of(tile), G);
+    const AlignedPieces<T>& columns = p.role == P::projection ? space.z_columns : space.columns;
+    kernels.weight_gradient(delta, stride, columns[p.layer] + tile.column / R * space.column_stride, n_rows, tile.n,
+                            columns_of(tile), G);
   }
 
-  // G = (G + alpha w) * scale; biases are not penalised.
+  // G = (G + alpha w) * scale; only matrices are penalised.
   void finish_gradient(std::size_t i, double alpha, double scale, T* G) {
-    const Tile& tile = list[i];
-    const double sum = kernels.finish_gradient(tile.is_bias() ? T(0) : T(alpha), T(scale), G, update_tile(tile));
-    squares[i] = tile.is_bias() ? 0 : sum;
+    const bool penalised = parameter_of(list[i]).is_matrix();
+    const double sum = kernels.finish_gradient(penalised ? T(alpha) : T(0), T(scale), G, update_tile(list[i]));
+    squares[i] = penalised ? sum : 0;
   }
 
   // The same, then the optimizer with its coefficients c; G stays as it is.
   void update(std::size_t i, int optimizer, const T* c, double alpha, double scale, const T* G) {
     const Tile& tile = list[i];
-    const double sum = kernels.update(optimizer, c, tile.is_bias() ? T(0) : T(alpha), T(scale), G, update_tile(tile));
-    squares[i] = tile.is_bias() ? 0 : sum;
-    const Layer<T>& layer = layers[tile.layer];
-    if (!tile.is_bias() && layer.wt.data())
+    const Parameter<T>& p = parameter_of(tile);
+    const double sum = kernels.update(optimizer, c, p.is_matrix() ? T(alpha) : T(0), T(scale), G, update_tile(tile));
+    squares[i] = p.is_matrix() ? sum : 0;
+    const Layer<T>& layer = layers[p.layer];
+    if (p.role == Parameter<T>::weights && layer.wt.data())
       kernels.transpose(layer.w + tile.first * layer.ldw + tile.column, layer.ldw, tile.n, columns_of(tile),
                         layer.wt.data() + tile.column * layer.ldt + tile.first, layer.ldt);
   }
@@ -176,32 +195,33 @@ public:
   }
 
 private:
-  int columns_of(const Tile& tile) const { return std::min(R, layers[tile.layer].n_in - tile.column); }
+  int columns_of(const Tile& tile) const { return std::min(R, parameters[tile.parameter].columns - tile.column); }
 
   UpdateTile<T> update_tile(const Tile& tile) const {
-    const Layer<T>& layer = layers[tile.layer];
-    const std::ptrdiff_t in_layer = tile.is_bias() ? tile.first : tile.first * layer.ldw + tile.column;
+    const Parameter<T>& p = parameters[tile.parameter];
+    const std::ptrdiff_t here = p.is_matrix() ? tile.first * p.ld + tile.column : tile.first;
     UpdateTile<T> u{};
-    u.w = (tile.is_bias() ? layer.b : layer.w) + in_layer;
-    u.ldw = layer.ldw;
-    u.n = tile.is_bias() ? 1 : tile.n;
-    u.n_columns = tile.is_bias() ? tile.n : columns_of(tile);
+    u.w = p.data + here;
+    u.ldw = p.ld;
+    u.n = p.is_matrix() ? tile.n : 1;
+    u.n_columns = p.is_matrix() ? columns_of(tile) : tile.n;
     if (padded) { // with whole registers
-      u.ld_slots = layer.ldw;
+      u.ld_slots = p.ld;
       u.n_columns = int(round_up(u.n_columns, R / 2));
-      for (std::size_t s = 0; s < slots.size(); ++s) u.slots[s] = padded.of(s, tile.layer, tile.is_bias()) + in_layer;
+      for (std::size_t s = 0; s < slots.size(); ++s) u.slots[s] = padded.of(s, std::size_t(tile.parameter)) + here;
       return u;
     }
-    u.ld_slots = layer.n_in;
-    const std::ptrdiff_t at = tile.is_bias() ? network.biases[tile.layer] + tile.first
-                                             : network.coefs[tile.layer] + tile.first * u.ld_slots + tile.column;
+    u.ld_slots = p.columns;
+    const std::ptrdiff_t at =
+        p.flat + (p.is_matrix() ? std::ptrdiff_t(tile.first) * p.columns + tile.column : tile.first);
     for (std::size_t s = 0; s < slots.size(); ++s) u.slots[s] = slots[s] + at;
     return u;
   }
 
-  const Network& network;
+  const Propagation<T>& propagation;
   const Kernels<T>& kernels;
   const std::vector<Layer<T>>& layers;
+  const std::vector<Parameter<T>>& parameters;
   const int R, most_rows; // neurons in a tile at most
   std::vector<Tile> list;
   std::vector<double> work;    // of the tiles up to each one
