@@ -72,7 +72,7 @@ def key_of(key, what):
 
 def dropout_mask(share, layer, n_rows, n_units, seed, step=1):
     """What stays, divided by how much stays: as the core draws it for a step of a training with this seed."""
-    if share == 0 or seed is None:
+    if share == 0 or seed == 0:
         return np.ones((n_rows, n_units))
     low, high = key_of(key_of((seed & 0xFFFFFFFF, seed >> 32), step), layer)
     with np.errstate(over="ignore"):
@@ -95,7 +95,7 @@ def normalize(name, z, scale, offset, moments):
     return standard * scale + (0 if offset is None else offset)
 
 
-def forward(net, flat, X, weights=None, seed=None, training=False):
+def forward(net, flat, X, weights=None, seed=0, training=False):
     """All layers, input first, the last before the link."""
     parts = arrays(net, flat)
     n_hidden = len(net.layer_sizes) - 2

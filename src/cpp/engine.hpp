@@ -42,9 +42,10 @@ struct Rule {
   std::vector<double> hyperparameters;
   double learning_rate = 0;
   long long t = 0;        // steps done so far
-  std::uint64_t seed = 0; // of the random numbers of dropout
+  std::uint64_t seed = 0; // of the random numbers of dropout; 0: there is none
 
   RandomKey dropout_key(long long step) const {
+    if (seed == 0) return {};
     return RandomKey{std::uint32_t(seed), std::uint32_t(seed >> 32)}.of(std::uint64_t(step));
   }
 };

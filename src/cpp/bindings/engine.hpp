@@ -6,7 +6,6 @@
 
 #include <map>
 #include <mutex>
-#include <optional>
 #include <variant>
 
 namespace fastmlp {
@@ -173,11 +172,10 @@ public:
   }
 
   py::object loss_and_gradient(const py::array& parameters, const py::object& X, const py::array& y,
-                               const py::object& sample_weight, double alpha,
-                               std::optional<std::uint64_t> dropout_seed) {
-    Rule first_step;
-    first_step.seed = dropout_seed.value_or(0);
-    const RandomKey dropout = dropout_seed ? first_step.dropout_key(1) : RandomKey{};
+                               const py::object& sample_weight, double alpha, std::uint64_t dropout_seed) {
+    Rule rule;
+    rule.seed = dropout_seed;
+    const RandomKey dropout = rule.dropout_key(1);
     return exclusively([&](auto& engine, auto zero) -> py::object {
       using T = decltype(zero);
       const T* p = input<T>(parameters, "parameters", {network.n_parameters});

@@ -241,7 +241,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def(py::init<const Network&, const std::string&, int>(), "network"_a, "dtype"_a, "n_threads"_a = 0)
       .def("predict", &PyEngine::predict, "parameters"_a, "X"_a, "layer"_a = -1)
       .def("loss_and_gradient", &PyEngine::loss_and_gradient, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,
-           "alpha"_a, "dropout_seed"_a = py::none())
+           "alpha"_a, "dropout_seed"_a = 0)
       .def("apply", &PyEngine::apply, "parameters"_a, "gradient"_a, "optimizer"_a, "hyperparameters"_a,
            "learning_rate"_a, "t"_a, "slots"_a)
       .def("train", &PyEngine::train, "parameters"_a, "slots"_a, "X"_a, "y"_a, "sample_weight"_a, "rows"_a,

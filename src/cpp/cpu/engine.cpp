@@ -229,12 +229,14 @@ private:
   }
 
   void enter(const Batch& batch, const Block<T>& block) {
-    const T share = T(batch.weight != 0 ? 1 / batch.weight : 0);
     for (int panel = block.first; panel < block.first + block.count; ++panel) {
       propagation.enter_targets(space, batch.data, batch.rows, panel);
-      for (int i = panel * R; i < (panel + 1) * R; ++i) space.shares.data()[i] = space.weights.data()[i] * share;
       propagation.enter(space, batch.data.X, batch.rows, panel, panel, block);
     }
+    if (cuts.size() == 2) return;
+    const T share = T(batch.weight != 0 ? 1 / batch.weight : 0);
+    for (int i = block.first * R; i < (block.first + block.count) * R; ++i)
+      space.shares.data()[i] = space.weights.data()[i] * share;
   }
 
   // From the sums of layer `from`, or the input, to those of layer `to`.
