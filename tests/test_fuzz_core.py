@@ -60,6 +60,7 @@ def valid_calls(dtype):
         "shuffle": (generator.shuffle, [np.arange(5)]),
         "Network": (_core.Network, [[3, 4, 2], ["tanh"], "log_loss"]),
         "Engine": (_core.Engine, [network, dtype, 2]),
+        "predict without engine": (_core.predict, [network, flat, X, 2, False]),
         "predict": (engine.predict, [flat, X, 1]),
         "predict sparse": (engine.predict, [flat, sparse, 2]),
         "loss_and_gradient": (engine.loss_and_gradient, [flat, X, y, weights, 0.1]),

@@ -150,4 +150,7 @@ public:
 template <class T>
 std::unique_ptr<Predictor<T>> make_cpu_predictor(const Network& network, const T* flat, int n_threads);
 
+// A single prediction with the parameters `flat`, by an engine of its own unless so few rows of dense X need none.
+template <class T> void cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, T* out);
+
 } // namespace fastmlp

@@ -232,6 +232,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def_readonly("mean_offsets", &Network::means)
       .def_readonly("variance_offsets", &Network::variances);
 
+  m.def("predict", predict, "network"_a, "parameters"_a, "X"_a, "n_threads"_a = 0, "assume_finite"_a = false);
+
   py::class_<PyPredictor>(m, "Predictor")
       .def(py::init<const Network&, const py::array&, int, bool, bool, bool>(), "network"_a, "parameters"_a,
            "n_threads"_a = 0, "two_columns"_a = false, "flat"_a = false, "assume_finite"_a = false)

@@ -1,4 +1,5 @@
-// The Predictor that Python sees: it takes arrays that need no conversion, without delay, and leaves all others.
+// Predictions that take arrays which need no conversion without delay, and leave all others: the Predictor that Python
+// sees, and the outputs of a network whose parameters may change from call to call.
 #pragma once
 
 #include "arrays.hpp"
@@ -21,13 +22,37 @@ template <class T> bool all_finite(const T* x, std::int64_t n) {
   return !found;
 }
 
+// An aligned, C-contiguous array of T in native byte order, or null.
+template <class T> const py::detail::PyArray_Proxy* plain(const py::handle& object) {
+  if (!py::isinstance<py::array>(object)) return nullptr;
+  const auto* array = py::detail::array_proxy(object.ptr());
+  const auto* type = py::detail::array_descriptor_proxy(array->descr);
+  using api = py::detail::npy_api;
+  const int wanted = sizeof(T) == 4 ? api::NPY_FLOAT_ : api::NPY_DOUBLE_;
+  const int flags = api::NPY_ARRAY_C_CONTIGUOUS_ | api::NPY_ARRAY_ALIGNED_;
+  const bool fits = type->type_num == wanted && type->byteorder == '=' && (array->flags & flags) == flags;
+  return fits ? array : nullptr;
+}
+
+// Few operations are done sooner than the global lock is handed over and taken back.
+template <class F> void without_lock(double operations, F&& work) {
+  constexpr double worth_a_release = 1e6;
+  if (operations < worth_a_release) return work();
+  const py::gil_scoped_release release;
+  work();
+}
+
+inline void reject_negative(int n_threads) {
+  if (n_threads < 0) reject("n_threads must not be negative, got " + std::to_string(n_threads));
+}
+
 class PyPredictor {
 public:
   // `two_columns`: the probability of both classes for the one output; `flat`: no axis for the one output.
   PyPredictor(const Network& network, const py::array& parameters, int n_threads, bool two_columns, bool flat,
               bool assume_finite)
       : network(network), two_columns(two_columns), flat(flat), assume_finite(assume_finite) {
-    if (n_threads < 0) reject("n_threads must not be negative, got " + std::to_string(n_threads));
+    reject_negative(n_threads);
     if ((two_columns || flat) && network.n_outputs() != 1)
       reject("two_columns and flat need one output, got " + std::to_string(network.n_outputs()));
     if (py::isinstance<py::array_t<float>>(parameters))
@@ -46,18 +71,6 @@ private:
     const T* p = input<T>(parameters, "parameters", {network.n_parameters});
     const py::gil_scoped_release release;
     predictor = make_cpu_predictor<T>(network, p, n_threads);
-  }
-
-  // An aligned, C-contiguous array of T in native byte order, or null.
-  template <class T> static const py::detail::PyArray_Proxy* plain(const py::handle& object) {
-    if (!py::isinstance<py::array>(object)) return nullptr;
-    const auto* array = py::detail::array_proxy(object.ptr());
-    const auto* type = py::detail::array_descriptor_proxy(array->descr);
-    using api = py::detail::npy_api;
-    const int wanted = sizeof(T) == 4 ? api::NPY_FLOAT_ : api::NPY_DOUBLE_;
-    const int flags = api::NPY_ARRAY_C_CONTIGUOUS_ | api::NPY_ARRAY_ALIGNED_;
-    const bool fits = type->type_num == wanted && type->byteorder == '=' && (array->flags & flags) == flags;
-    return fits ? array : nullptr;
   }
 
   template <class T>
@@ -96,8 +109,7 @@ private:
   }
 
   template <class T> void run(const Predictor<T>& predictor, const T* x, py::ssize_t n, T* y) const {
-    constexpr double worth_a_release = 1e6; // operations: below, handing over the lock takes longer
-    const auto work = [&] {
+    without_lock(2.0 * double(network.n_parameters) * double(n), [&] {
       predictor.predict({n, network.sizes[0], x, network.sizes[0], nullptr, nullptr}, y);
       if (two_columns)
         for (py::ssize_t i = n; i-- > 0;) { // from the end, as both lie in the same place
@@ -105,15 +117,37 @@ private:
           y[2 * i] = 1 - p;
           y[2 * i + 1] = p;
         }
-    };
-    if (2.0 * double(network.n_parameters) * double(n) < worth_a_release) return work();
-    const py::gil_scoped_release release;
-    work();
+    });
   }
 
   const Network network;
   const bool two_columns, flat, assume_finite;
   std::variant<std::unique_ptr<Predictor<float>>, std::unique_ptr<Predictor<double>>> predictor;
 };
+
+// Output layer for the rows X with the parameters as they are now; None if X is no plain array, of finite numbers
+// unless `assume_finite`, in the dtype of the parameters.
+inline py::object predict(const Network& network, const py::handle& parameters, const py::handle& X, int n_threads,
+                          bool assume_finite) {
+  reject_negative(n_threads);
+  const auto with = [&](auto zero) -> py::object {
+    using T = decltype(zero);
+    const auto *flat = plain<T>(parameters), *rows = plain<T>(X);
+    if (!flat || flat->nd != 1 || flat->dimensions[0] != network.n_parameters) return py::none();
+    if (!rows || rows->nd != 2 || rows->dimensions[0] < 1 || rows->dimensions[1] != network.n_inputs())
+      return py::none();
+    const py::ssize_t n = rows->dimensions[0];
+    const T *p = reinterpret_cast<const T*>(flat->data), *x = reinterpret_cast<const T*>(rows->data);
+    if (!assume_finite && !all_finite(x, n * network.n_inputs())) return py::none();
+    py::array_t<T> out({n, py::ssize_t(network.n_outputs())});
+    T* y = out.mutable_data();
+    without_lock(2.0 * double(network.n_parameters) * double(n), [&] {
+      cpu_predict<T>(network, p, {n, network.n_inputs(), x, network.n_inputs(), nullptr, nullptr}, n_threads, y);
+    });
+    return std::move(out);
+  };
+  if (Py_TYPE(X.ptr()) != py::detail::npy_api::get().PyArray_Type_) return py::none(); // a subclass has its own meaning
+  return plain<float>(X) ? with(float()) : with(double());
+}
 
 } // namespace fastmlp

@@ -111,14 +111,13 @@ public:
   void predict(const T* parameters, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
                T* out) override {
     if (layer == 0) return copy_rows(X, {rows, 0, n}, out);
-    const Prediction<T> prediction{network, propagation};
-    constexpr int few = 4; // packing the weights for panels costs about as much as so many rows one by one
-    if (parameters && n <= few && !X.indptr && network.is_plain())
-      return prediction.by_row(parameters, X, {rows, 0, n}, layer, out);
+    if (parameters && n <= few_rows && !X.indptr && network.is_plain())
+      return predict_by_row(network, kernels, parameters, X, {rows, 0, n}, layer, out);
     if (parameters) set_parameters(parameters);
     if (X.indptr) layers[0].keep_transpose(R);
     propagation.use_running_statistics();
-    prediction.by_panel(X, {rows, 0, n}, layer, choose_threads(requested_threads, flops_per_row * double(n)), out);
+    const PanelPrediction<T> prediction{network, propagation};
+    prediction.run(X, {rows, 0, n}, layer, choose_threads(requested_threads, flops_per_row * double(n)), out);
   }
 
 private:

@@ -103,40 +103,46 @@ template <class T> double update(int number, const T* c, T alpha, T scale, const
 
 // --- one row --------------------------------------------------------------------------------------------------------
 
+// sums += x M for `vectors` registers of columns.
 template <int vectors, class T>
-FASTMLP_INLINE void row_times_columns(const T* M, std::ptrdiff_t ldm, const T* b, const T* x, int n_in, T* out) {
+FASTMLP_INLINE void add_row_times_columns(const T* M, std::ptrdiff_t ldm, const T* x, int n_in, T* sums) {
   constexpr int W = lane_count<T>;
   Vec<T> acc[vectors];
   FASTMLP_UNROLL
-  for (int j = 0; j < vectors; ++j) acc[j] = load(b + j * W);
+  for (int j = 0; j < vectors; ++j) acc[j] = load(sums + j * W);
   for (int k = 0; k < n_in; ++k, M += ldm) {
     const Vec<T> v = splat<Vec<T>>(x[k]);
     FASTMLP_UNROLL
     for (int j = 0; j < vectors; ++j) acc[j] += load(M + j * W) * v;
   }
   FASTMLP_UNROLL
-  for (int j = 0; j < vectors; ++j) store(out + j * W, acc[j]);
+  for (int j = 0; j < vectors; ++j) store(sums + j * W, acc[j]);
+}
+
+// The first n numbers, or as many as fill a register; lanes beyond them are 0.
+template <class T> FASTMLP_INLINE Vec<T> load_first(const T* p, int n) {
+  constexpr int W = lane_count<T>;
+  if (n >= W) return load(p);
+  T lanes[W] = {};
+  for (int j = 0; j < n; ++j) lanes[j] = p[j];
+  return load(lanes);
 }
 
 template <class T>
 void forward_row(const T* M, std::ptrdiff_t ldm, const T* b, const T* x, int n_in, int n_out, int activation, T* out) {
   constexpr int W = lane_count<T>, most = 8; // as many sums as hide the time of a multiply-add
-  const int whole = n_out / W, rest = n_out % W;
-  for_register_tiles<most>(whole, [&](int first, int count) {
+  const int registers = (n_out + W - 1) / W, beyond = registers * W - n_out;
+  // Lanes beyond the end of a row take what follows it and stay unused. What follows the last rows may be none of ours.
+  const int last = beyond ? smaller(n_in, int(beyond / ldm) + 1) : 0;
+  for (int j = 0; j < n_out; j += W) store(out + j, load_first(b + j, n_out - j));
+  for_register_tiles<most>(registers, [&](int first, int count) {
     with_row_count<most>(count, [&](auto vectors) {
-      row_times_columns<vectors.value>(M + first * W, ldm, b + first * W, x, n_in, out + first * W);
+      add_row_times_columns<vectors.value>(M + first * W, ldm, x, n_in - last, out + first * W);
     });
   });
-  if (rest) { // lanes beyond the end start from 0 and stay unused
-    T lanes[W] = {};
-    const auto first_lanes = [&](const T* from) {
-      for (int j = 0; j < rest; ++j) lanes[j] = from[j];
-      return load(lanes);
-    };
-    Vec<T> acc = first_lanes(b + whole * W);
-    for (int k = 0; k < n_in; ++k) acc += first_lanes(M + k * ldm + whole * W) * splat<Vec<T>>(x[k]);
-    store(out + whole * W, acc); // out is padded to whole vectors
-  }
+  for (int k = n_in - last; k < n_in; ++k)
+    for (int j = 0; j < n_out; j += W)
+      store(out + j, load(out + j) + load_first(M + k * ldm + j, n_out - j) * splat<Vec<T>>(x[k]));
   if (activation < 0) return;
   Activations::visit(activation, [&](auto entry) {
     for (int i = 0; i < n_out; i += W) store(out + i, entry.value(load(out + i)));

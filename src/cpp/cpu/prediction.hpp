@@ -6,6 +6,8 @@
 
 namespace fastmlp {
 
+constexpr int few_rows = 4; // packing the weights for panels costs about as much as so many rows one by one
+
 // The weights [n_in][ldw] and biases of a layer as a row meets them; `n_out` may count padding.
 template <class T> struct RowWeights {
   const T* w;
@@ -14,12 +16,50 @@ template <class T> struct RowWeights {
   int n_out;
 };
 
-template <class T> struct Prediction {
+// Output of `layer` for dense rows one by one, to out (n, sizes[layer]), with the weights that `weights(l)` gives.
+template <class T, class Weights>
+void predict_by_row(const Network& network, const Kernels<T>& kernels, const Weights& weights, const Matrix<T>& X,
+                    const RowRange& rows, int layer, T* out) {
+  thread_local AlignedArray<T> buffers; // no allocation from call to call
+  thread_local std::ptrdiff_t room = 0;
+  const std::ptrdiff_t widest = round_up(*std::max_element(network.sizes.begin(), network.sizes.end()), kernels.rows);
+  if (room < widest) {
+    buffers = AlignedArray<T>(std::size_t(2 * widest));
+    room = widest;
+  }
+  const FlushDenormals mode;
+  for (std::int64_t i = 0; i < rows.n; ++i) {
+    const T* from = X.data + rows[i] * X.stride;
+    T *to = buffers.data(), *next = to + room;
+    for (int l = 0; l < layer; ++l) {
+      const RowWeights<T> w = weights(l);
+      const int activation = l + 1 < network.n_layers() ? network.activations[l] : -1;
+      kernels.forward_row(w.w, w.ldw, w.b, from, network.sizes[l], w.n_out, activation, to);
+      if (l + 1 == network.n_layers()) kernels.link_row(network.loss, to, network.n_outputs());
+      from = to;
+      std::swap(to, next);
+    }
+    std::copy_n(from, network.sizes[layer], out + i * network.sizes[layer]);
+  }
+}
+
+// The same from the flat parameters, as they lie.
+template <class T>
+void predict_by_row(const Network& network, const Kernels<T>& kernels, const T* parameters, const Matrix<T>& X,
+                    const RowRange& rows, int layer, T* out) {
+  const auto weights = [&](int l) -> RowWeights<T> {
+    const int n_out = network.sizes[l + 1];
+    return {parameters + network.coefs[l], n_out, parameters + network.biases[l], n_out};
+  };
+  predict_by_row(network, kernels, weights, X, rows, layer, out);
+}
+
+template <class T> struct PanelPrediction {
   const Network& network;
   const Propagation<T>& propagation;
 
-  // Output of `layer` for many rows, to out (n, sizes[layer]), with the parameters of `propagation`.
-  void by_panel(const Matrix<T>& X, const RowRange& rows, int layer, int most_threads, T* out) const {
+  // Output of `layer` for many rows, panel by panel on some threads, with the parameters of `propagation`.
+  void run(const Matrix<T>& X, const RowRange& rows, int layer, int most_threads, T* out) const {
     const Kernels<T>& kernels = propagation.kernels;
     const int R = kernels.rows;
     const std::int64_t n_panels = (rows.n + R - 1) / R;
@@ -40,34 +80,6 @@ template <class T> struct Prediction {
         block(spaces[team.thread], X, rows, p, count, layer, scratch[team.thread].data(), out);
       }
     });
-  }
-
-  // The same for few dense rows, from the flat parameters.
-  void by_row(const T* parameters, const Matrix<T>& X, const RowRange& rows, int layer, T* out) const {
-    const FlushDenormals mode;
-    const int widest = *std::max_element(network.sizes.begin(), network.sizes.end());
-    const std::ptrdiff_t room = round_up(widest, propagation.kernels.rows);
-    const AlignedArray<T> buffers(2 * room);
-    const auto weights = [&](int l) -> RowWeights<T> {
-      const int n_out = network.sizes[l + 1];
-      return {parameters + network.coefs[l], n_out, parameters + network.biases[l], n_out};
-    };
-    for (std::int64_t i = 0; i < rows.n; ++i)
-      row(weights, X.data + rows[i] * X.stride, layer, buffers.data(), buffers.data() + room,
-          out + i * network.sizes[layer]);
-  }
-
-  // One row, with the weights that `weights(l)` gives; `from` and `to` have room for a layer.
-  template <class Weights> void row(Weights&& weights, const T* x, int layer, T* from, T* to, T* out) const {
-    const Kernels<T>& kernels = propagation.kernels;
-    for (int l = 0; l < layer; ++l) {
-      const RowWeights<T> w = weights(l);
-      kernels.forward_row(w.w, w.ldw, w.b, l ? from : x, network.sizes[l], w.n_out, propagation.layers[l].activation,
-                          to);
-      std::swap(from, to);
-    }
-    if (layer == network.n_layers()) kernels.link_row(network.loss, from, network.n_outputs());
-    std::copy_n(from, network.sizes[layer], out);
   }
 
 private:

@@ -1,4 +1,6 @@
 // Predictions with weights that are laid out once: in panels for many rows, and for few rows as columns of registers.
+// And with weights that anyone may change at any time: few rows read them where they lie.
+#include "blas.hpp"
 #include "prediction.hpp"
 
 namespace fastmlp {
@@ -16,7 +18,6 @@ public:
     for (const Layer<T>& layer : propagation.layers) {
       padded.push_back(int(round_up(layer.n_out, lanes)));
       sizes.push_back(std::size_t(layer.n_in) * padded.back());
-      widest = std::max(widest, round_up(layer.n_out, propagation.kernels.rows));
       flops_per_row += 2.0 * layer.n_in * layer.n_out;
     }
     weights = AlignedPieces<T>(sizes);
@@ -27,24 +28,15 @@ public:
   }
 
   void predict(const Matrix<T>& X, T* out) const override {
-    constexpr int few = 4; // a panel costs about as much as so many rows one by one
-    const Prediction<T> prediction{network, propagation};
-    if (X.n_rows > few || !network.is_plain())
-      return prediction.by_panel(X, {nullptr, 0, X.n_rows}, network.n_layers(),
-                                 choose_threads(requested_threads, flops_per_row * double(X.n_rows)), out);
-    thread_local AlignedArray<T> buffers;
-    thread_local std::ptrdiff_t room = 0;
-    if (room < widest) {
-      buffers = AlignedArray<T>(std::size_t(2 * widest));
-      room = widest;
+    if (X.n_rows > few_rows || !network.is_plain()) {
+      const PanelPrediction<T> prediction{network, propagation};
+      return prediction.run(X, {nullptr, 0, X.n_rows}, network.n_layers(),
+                            choose_threads(requested_threads, flops_per_row * double(X.n_rows)), out);
     }
-    const FlushDenormals mode;
-    const auto of_layer = [&](int l) -> RowWeights<T> {
+    const auto columns = [&](int l) -> RowWeights<T> {
       return {weights[l], padded[l], propagation.layers[l].b, padded[l]};
     };
-    for (std::int64_t i = 0; i < X.n_rows; ++i)
-      prediction.row(of_layer, X.data + i * X.stride, network.n_layers(), buffers.data(), buffers.data() + room,
-                     out + i * network.n_outputs());
+    predict_by_row(network, propagation.kernels, columns, X, {nullptr, 0, X.n_rows}, network.n_layers(), out);
   }
 
 private:
@@ -53,7 +45,6 @@ private:
   Propagation<T> propagation;
   AlignedPieces<T> weights; // per layer [n_in][padded]
   std::vector<int> padded;  // units of each layer, whole registers
-  std::ptrdiff_t widest = 0;
   double flops_per_row = 0;
 };
 
@@ -65,5 +56,13 @@ std::unique_ptr<Predictor<T>> make_cpu_predictor(const Network& network, const T
 }
 template std::unique_ptr<Predictor<float>> make_cpu_predictor(const Network&, const float*, int);
 template std::unique_ptr<Predictor<double>> make_cpu_predictor(const Network&, const double*, int);
+
+template <class T> void cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, T* out) {
+  if (X.n_rows <= few_rows && !use_blas())
+    return predict_by_row(network, kernels<T>(), flat, X, {nullptr, 0, X.n_rows}, network.n_layers(), out);
+  make_cpu_engine<T>(network, n_threads)->predict(flat, X, nullptr, X.n_rows, network.n_layers(), out);
+}
+template void cpu_predict(const Network&, const float*, const Matrix<float>&, int, float*);
+template void cpu_predict(const Network&, const double*, const Matrix<double>&, int, double*);
 
 } // namespace fastmlp

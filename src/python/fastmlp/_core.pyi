@@ -103,7 +103,16 @@ class Network:
     @property
     def intercept_offsets(self) -> list[int]: ...
 
-# --- the engine: what a device can do for a network -----------------------------------------------------------------
+# --- predictions ----------------------------------------------------------------------------------------------------
+
+def predict(
+    network: Network, parameters: FloatArray, X: Any, n_threads: int = 0, assume_finite: bool = False
+) -> FloatArray | None:
+    """Return the output layer for rows X with the parameters as they are now; None if X cannot be used as it is.
+
+    It must be a C-contiguous (n, n_features) array, n > 0, of the parameters' dtype, finite unless ``assume_finite``,
+    and of no subclass. Any number of threads may call this at once; few rows cost no more than their arithmetic.
+    """
 
 class Predictor:
     """Predictions of one network whose parameters never change, for any number of threads at once."""
@@ -125,6 +134,8 @@ class Predictor:
         It can use C-contiguous arrays of the parameters' dtype, finite unless ``assume_finite``; an ``out`` of the
         right shape that shares no memory with ``X``.
         """
+
+# --- the engine: what a device can do for a network -----------------------------------------------------------------
 
 class Engine:
     """Buffers, threads and kernels for one network in one dtype. Reusable; one call at a time.

@@ -1,15 +1,34 @@
-"""Where engines are made, after the BLAS of SciPy has been handed to the core."""
+"""Where engines are made and asked for single predictions, after the BLAS of SciPy has been handed to the core."""
 
 from __future__ import annotations
 
 import os
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmlp import _core
 from fastmlp._validation import name_among, thread_count
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastmlp._core import FloatArray
+
+
+@lru_cache(maxsize=256)
+def network_of(sizes: tuple[int, ...], activations: tuple[str, ...], loss: str) -> _core.Network:
+    """Return the network of this description: it never changes, and making it takes longer than a row through it."""
+    return _core.Network(sizes, activations, loss)
+
+
+def predict_plain(
+    network: _core.Network, parameters: NDArray[Any], X: Any, n_jobs: int | None, *, assume_finite: bool
+) -> FloatArray | None:
+    """Return the output layer if X is a plain array that needs no conversion, else None; from any number of threads."""
+    _hand_over_blas(blas_mode())
+    return _core.predict(network, parameters, X, thread_count(n_jobs), assume_finite)
 
 
 def make_engine(network: _core.Network, dtype: np.dtype[Any], n_jobs: int | None) -> _core.Engine:

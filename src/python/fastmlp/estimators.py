@@ -13,13 +13,14 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import _core
-from fastmlp._engine import make_engine
+from fastmlp._engine import make_engine, network_of, predict_plain
 from fastmlp._parameters import FlatParameters, float_dtype, glorot_uniform
 from fastmlp._saving import Saving
 from fastmlp._training import (
@@ -337,26 +338,22 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         """Return the output layer (n_samples, n_outputs), computed in the dtype of X and the weights together."""
         if "coefs_" not in vars(self):  # the check takes longer than a row of a small network
             check_is_fitted(self)
-        if not self._is_plain(X):
-            X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
         flat, sizes = self._parameters()
+        activations = hidden_activations(self.activation, len(sizes) - 2)
+        network = network_of(tuple(sizes), tuple(activations), self._core_loss())
+        if (
+            sizes[0] == getattr(self, "n_features_in_", None)
+            and (self.dtype is None or self.dtype == flat.dtype)
+            and not hasattr(self, "feature_names_in_")
+        ):
+            outputs = predict_plain(network, flat, X, self.n_jobs, assume_finite=get_config()["assume_finite"])
+            if outputs is not None:  # X is what the validation would return unchanged
+                return outputs
+        X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
         if sizes[0] != X.shape[1]:
             raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
         dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
-        network = _core.Network(sizes, hidden_activations(self.activation, len(sizes) - 2), self._core_loss())
         return make_engine(network, dtype, self.n_jobs).predict(core_array(flat, dtype), core_matrix(X, dtype))
-
-    def _is_plain(self, X: Any) -> bool:
-        """Whether X is what validation would return unchanged: seen at a glance, which halves the time of one row."""
-        return (
-            type(X) is np.ndarray
-            and X.dtype in ([self.dtype] if self.dtype else [np.float64, np.float32])
-            and X.ndim == 2
-            and X.shape[0] > 0
-            and X.shape[1] == getattr(self, "n_features_in_", None)
-            and not hasattr(self, "feature_names_in_")
-            and bool(np.isfinite(X).all())
-        )
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
 
