@@ -9,22 +9,44 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 namespace fastmlp {
 
+// A loss with the values of its hyper-parameters, which the caller has checked; none for the defaults.
+struct LossChoice {
+  int number; // in Losses
+  std::vector<double> values;
+  int outputs_per_target = 1, central = 0; // which of these outputs scores compare with the target
+
+  LossChoice(const std::string& name, std::vector<double> given) : number(Losses::find(name, "loss")), values(given) {
+    Losses::visit(number, [&](auto entry) {
+      outputs_per_target = int(std::size(entry.outputs));
+      for (const Hyperparameter& h : entry.hyperparameters) {
+        if (given.empty()) values.push_back(h.default_value);
+        if (h.list) outputs_per_target *= int(values.size());
+      }
+      central = entry.central(hyperparameters());
+    });
+  }
+
+  Hyperparameters hyperparameters() const { return {values.data(), int(values.size())}; }
+};
+
 struct Network {
-  std::vector<int> sizes;             // units per layer, input first
-  std::vector<int> activations;       // numbers in Activations, one per hidden layer
-  int loss = 0;                       // number in Losses
+  std::vector<int> sizes;       // units per layer, input first
+  std::vector<int> activations; // numbers in Activations, one per hidden layer
+  LossChoice loss;
   std::vector<std::ptrdiff_t> coefs;  // offset of each weight matrix in the flat buffer
   std::vector<std::ptrdiff_t> biases; // offset of each bias
   std::ptrdiff_t n_parameters = 0;
 
   Network(const std::vector<std::int64_t>& layer_sizes, const std::vector<std::string>& activation_names,
-          const std::string& loss_name) {
+          const std::string& loss_name, const std::vector<double>& loss_values = {})
+      : loss(loss_name, loss_values) {
     // 2^31 units would overflow the kernels' counters; 2^40 parameters are 4 TB, more than any machine trains on
     constexpr std::int64_t most_units = std::int64_t(1) << 30;
     constexpr std::ptrdiff_t most_parameters = std::ptrdiff_t(1) << 40;
@@ -38,7 +60,10 @@ struct Network {
       throw std::invalid_argument("one activation per hidden layer is needed: " + std::to_string(sizes.size() - 2) +
                                   " hidden layers, " + std::to_string(activation_names.size()) + " activations");
     for (const std::string& name : activation_names) activations.push_back(Activations::find(name, "activation"));
-    loss = Losses::find(loss_name, "loss");
+    if (n_outputs() % loss.outputs_per_target != 0)
+      throw std::invalid_argument("the loss '" + loss_name + "' needs " + std::to_string(loss.outputs_per_target) +
+                                  " outputs for each target, and so a multiple of it, got " +
+                                  std::to_string(n_outputs()) + " outputs");
     for (int l = 0; l < n_layers(); ++l) {
       coefs.push_back(n_parameters);
       n_parameters += std::ptrdiff_t(sizes[l]) * sizes[l + 1];
@@ -54,6 +79,8 @@ struct Network {
   int n_layers() const { return int(sizes.size()) - 1; } // layers of weights
   int n_inputs() const { return sizes.front(); }
   int n_outputs() const { return sizes.back(); }
+  int n_targets() const { return n_outputs() / loss.outputs_per_target; }
+  RowLoss row_loss() const { return {loss.number, loss.hyperparameters(), n_targets(), n_outputs()}; }
 };
 
 } // namespace fastmlp

@@ -210,11 +210,11 @@ private:
       propagation.forward(space, l, first, count, scratch);
       if (l + 1 < last) to_columns(l + 1, first, count, space.columns[l + 1]);
     }
-    const int m = network.n_outputs();
+    const RowLoss loss = network.row_loss();
     for (int panel = first; panel < first + count; ++panel)
-      space.panel_loss[panel] =
-          kernels.loss(network.loss, space.panels[last] + panel * space.panel_stride[last],
-                       space.targets.data() + std::ptrdiff_t(panel) * m * R, space.weights.data() + panel * R, m);
+      space.panel_loss[panel] = kernels.loss(loss, space.panels[last] + panel * space.panel_stride[last],
+                                             space.targets.data() + std::ptrdiff_t(panel) * loss.n_targets * R,
+                                             space.weights.data() + panel * R);
     for (int l = last - 1; l > 0; --l) propagation.backward(space, l, first, count, scratch);
     if (space.sparse) to_columns(1, first, count, space.first_deltas.data());
   }

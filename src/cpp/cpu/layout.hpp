@@ -111,7 +111,7 @@ template <class T> struct Workspace {
     z = AlignedPieces<T>(z_sizes);
     columns = AlignedPieces<T>(column_sizes);
     if (!training) return;
-    targets = AlignedArray<T>(std::size_t(capacity) * network.n_outputs());
+    targets = AlignedArray<T>(std::size_t(capacity) * network.n_targets());
     weights = AlignedArray<T>(capacity);
     if (!sparse) return;
     first_deltas = AlignedArray<T>(std::size_t(capacity) * round_up(layers[0].n_out, R));

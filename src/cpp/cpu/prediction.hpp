@@ -66,7 +66,7 @@ template <class T> struct Prediction {
                           to);
       std::swap(from, to);
     }
-    if (layer == network.n_layers()) kernels.link_row(network.loss, from, network.n_outputs());
+    if (layer == network.n_layers()) kernels.link_row(network.row_loss(), from);
     std::copy_n(from, network.sizes[layer], out);
   }
 
@@ -79,7 +79,7 @@ private:
     const int width = network.sizes[layer], R = kernels.rows;
     for (int p = 0; p < count; ++p) {
       T* panel = space.panels[layer] + p * space.panel_stride[layer];
-      if (layer == network.n_layers()) kernels.link(network.loss, panel, width);
+      if (layer == network.n_layers()) kernels.link(network.row_loss(), panel);
       const std::int64_t start = (first_panel + p) * R;
       kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, rows.n - start)), out + start * width, width);
     }
