@@ -31,6 +31,7 @@ CPP_ROOMS = [
 PYTHON_ROOMS = [
     "_core",
     "_validation",
+    "_losses",
     "_engine",
     "_parameters",
     "_training",

@@ -5,11 +5,29 @@
 // This room knows nothing of what it lists.
 #pragma once
 
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 namespace fastmlp {
+
+// A number that an entry may be given: its name, its default and the closed range of valid values. A `list` is one or
+// more of them, each larger than the one before; it is then the only hyper-parameter of its entry.
+struct Hyperparameter {
+  const char* name;
+  double default_value, low, high;
+  bool list = false;
+};
+
+// Their values for one entry, in its order; `n` counts the values of a list.
+struct Hyperparameters {
+  const double* values;
+  int n;
+};
+
+constexpr double below_one = 1 - std::numeric_limits<double>::epsilon() / 2; // the ends of half-open ranges
+constexpr double above_zero = std::numeric_limits<double>::min();
 
 template <class... Entries> struct Catalog {
   static constexpr int size = sizeof...(Entries);

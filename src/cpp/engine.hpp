@@ -28,7 +28,7 @@ template <class T> struct Matrix {
   const std::int64_t* indptr = nullptr;
 };
 
-// What is learned from: features, targets (n_rows, n_outputs) or class numbers, and optional sample weights.
+// What is learned from: features, targets (n_rows, n_targets) or class numbers, and optional sample weights.
 template <class T> struct Dataset {
   Matrix<T> X;
   const T* y = nullptr;

@@ -17,11 +17,32 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 namespace fastmlp {
+
+// A loss with the values of its hyper-parameters, which the caller has checked; none for the defaults.
+struct LossChoice {
+  int number; // in Losses
+  std::vector<double> values;
+  int outputs_per_target = 1, central = 0; // which of these outputs scores compare with the target
+
+  LossChoice(const std::string& name, std::vector<double> given) : number(Losses::find(name, "loss")), values(given) {
+    Losses::visit(number, [&](auto entry) {
+      outputs_per_target = int(std::size(entry.outputs));
+      for (const Hyperparameter& h : entry.hyperparameters) {
+        if (given.empty()) values.push_back(h.default_value);
+        if (h.list) outputs_per_target *= int(values.size());
+      }
+      central = entry.central(hyperparameters());
+    });
+  }
+
+  Hyperparameters hyperparameters() const { return {values.data(), int(values.size())}; }
+};
 
 // What hidden layers do beyond weights and activation; nothing where a list is empty.
 struct HiddenExtras {
@@ -38,7 +59,7 @@ struct Network {
   std::vector<int> normalizations; // numbers in Normalizations, one per hidden layer
   std::vector<double> dropout;     // of the inputs, then of each hidden layer
   bool residual = false;
-  int loss = 0;                                                  // number in Losses
+  LossChoice loss;
   std::vector<std::ptrdiff_t> coefs;                             // offset of each weight matrix in the flat buffer
   std::vector<std::ptrdiff_t> biases;                            // offset of each bias
   std::vector<std::ptrdiff_t> scales, offsets, means, variances; // one per hidden layer; or none
@@ -46,8 +67,8 @@ struct Network {
   std::ptrdiff_t n_trainable = 0, n_parameters = 0;              // without and with running statistics
 
   Network(const std::vector<std::int64_t>& layer_sizes, const std::vector<std::string>& activation_names,
-          const std::string& loss_name, const HiddenExtras& extras = {})
-      : residual(extras.residual), loss(Losses::find(loss_name, "loss")) {
+          const std::string& loss_name, const std::vector<double>& loss_values = {}, const HiddenExtras& extras = {})
+      : residual(extras.residual), loss(loss_name, loss_values) {
     // 2^31 units would overflow the kernels' counters; 2^40 parameters are 4 TB, more than any machine trains on
     constexpr std::int64_t most_units = std::int64_t(1) << 30;
     if (layer_sizes.size() < 2) throw std::invalid_argument("a network needs at least 2 layer sizes (input, output)");
@@ -68,12 +89,18 @@ struct Network {
       if (!(share >= 0 && share < 1))
         throw std::invalid_argument("dropout must be at least 0 and below 1, got " + std::to_string(share));
     dropout.resize(n_hidden() + 1, 0.0);
+    if (n_outputs() % loss.outputs_per_target != 0)
+      throw std::invalid_argument("the loss '" + loss_name + "' needs " + std::to_string(loss.outputs_per_target) +
+                                  " outputs for each target, and so a multiple of it, got " +
+                                  std::to_string(n_outputs()) + " outputs");
     place_parameters();
   }
 
   int n_layers() const { return int(sizes.size()) - 1; } // layers of weights
   int n_inputs() const { return sizes.front(); }
   int n_outputs() const { return sizes.back(); }
+  int n_targets() const { return n_outputs() / loss.outputs_per_target; }
+  RowLoss row_loss() const { return {loss.number, loss.hyperparameters(), n_targets(), n_outputs()}; }
   std::size_t n_hidden() const { return sizes.size() - 2; }
 
   // Whether each hidden layer is an activation of weighted sums, and nothing else.

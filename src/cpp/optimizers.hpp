@@ -19,14 +19,6 @@ namespace fastmlp {
 constexpr int max_slots = 4;
 constexpr int max_coefficients = 8;
 
-struct Hyperparameter {
-  const char* name;
-  double default_value, low, high;
-};
-
-constexpr double below_one = 1 - std::numeric_limits<double>::epsilon() / 2; // the ends of half-open ranges
-constexpr double above_zero = std::numeric_limits<double>::min();
-
 // Momentum as in Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning".
 struct Sgd {
   static constexpr const char* name = "sgd";

@@ -56,17 +56,18 @@ struct Hooks {
 // Share of rows predicted right: the largest output for log_loss, every output on the right side of 1/2 otherwise.
 template <class T>
 double accuracy(const Network& network, const Dataset<T>& data, const std::vector<std::int64_t>& rows, const T* p) {
-  const int m = network.n_outputs();
-  const bool one_of_many = m > 1 && (data.labels || network.loss == Losses::find("log_loss", "loss"));
+  const int m = network.n_targets(), per_target = network.loss.outputs_per_target, central = network.loss.central;
+  bool one_of_many = false;
+  Losses::visit(network.loss.number, [&](auto loss) { one_of_many = m > 1 && loss.class_numbers; });
   double right = 0, total = 0;
-  for (std::size_t i = 0; i < rows.size(); ++i, p += m) {
+  for (std::size_t i = 0; i < rows.size(); ++i, p += network.n_outputs()) {
     const T* y = data.y ? data.y + rows[i] * m : nullptr;
     bool hit = true;
     if (one_of_many) {
       const auto best = std::max_element(p, p + m) - p;
       hit = best == (data.labels ? std::ptrdiff_t(data.labels[rows[i]]) : std::max_element(y, y + m) - y);
     } else {
-      for (int k = 0; k < m; ++k) hit = hit && (p[k] > T(0.5)) == (y[k] > T(0.5));
+      for (int k = 0; k < m; ++k) hit = hit && (p[k * per_target + central] > T(0.5)) == (y[k] > T(0.5));
     }
     const double weight = data.sample_weight ? double(data.sample_weight[rows[i]]) : 1.0;
     right += hit ? weight : 0;
@@ -75,10 +76,11 @@ double accuracy(const Network& network, const Dataset<T>& data, const std::vecto
   return right / total;
 }
 
-// Coefficient of determination, averaged over outputs; a constant target scores 1 if met exactly and 0 otherwise.
+// Coefficient of determination of the central outputs, averaged over targets; a constant target scores 1 if met exactly
+// and 0 otherwise.
 template <class T>
 double r2(const Network& network, const Dataset<T>& data, const std::vector<std::int64_t>& rows, const T* p) {
-  const int m = network.n_outputs();
+  const int m = network.n_targets(), per_target = network.loss.outputs_per_target;
   double sum = 0;
   for (int k = 0; k < m; ++k) {
     double mean = 0, total = 0, residual = 0, spread = 0;
@@ -90,7 +92,7 @@ double r2(const Network& network, const Dataset<T>& data, const std::vector<std:
     }
     mean /= total;
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      const double d = target(i) - double(p[i * m + k]), c = target(i) - mean;
+      const double d = target(i) - double(p[(i * m + k) * per_target + network.loss.central]), c = target(i) - mean;
       residual += weight(i) * d * d;
       spread += weight(i) * c * c;
     }
@@ -104,7 +106,8 @@ public:
   Trainer(Engine<T>& engine, const Network& network, const Dataset<T>& data, const Split& split, MT19937& random,
           const Hooks& hooks)
       : engine(engine), network(network), data(data), split(split), random(random), hooks(hooks) {
-    Losses::visit(network.loss, [&](auto loss) { loss_share = loss.mean_over_outputs ? network.n_outputs() : 1; });
+    Losses::visit(network.loss.number,
+                  [&](auto loss) { loss_share = loss.mean_over_outputs ? network.n_outputs() : 1; });
   }
 
   // Trains in the engine; with a validation split, `best` receives the parameters of the best score.

@@ -104,14 +104,23 @@ template <class T> Matrix<T> matrix(const py::object& X, int n_columns) {
   throw py::type_error("X must be an array or a tuple (data, indices, indptr, n_columns)");
 }
 
+inline void require_class_numbers(int loss) {
+  bool taken = false;
+  std::string takers;
+  Losses::visit(loss, [&](auto entry) { taken = entry.class_numbers; });
+  Losses::for_each([&](auto entry) { takers += entry.class_numbers ? std::string(" '") + entry.name + "'" : ""; });
+  if (!taken)
+    reject("class numbers need one of the losses" + takers + ", got '" + Losses::names()[std::size_t(loss)] + "'");
+}
+
 template <class T>
 Dataset<T> dataset(const Network& network, const py::object& X, const py::array& y, const py::object& sample_weight) {
   Dataset<T> data;
   data.X = matrix<T>(X, network.n_inputs());
   const std::int64_t n = data.X.n_rows;
-  const int m = network.n_outputs();
+  const int m = network.n_targets();
   if (py::isinstance<py::array_t<std::int32_t>>(y)) {
-    if (network.loss != Losses::find("log_loss", "loss")) reject("class numbers need the loss 'log_loss'");
+    require_class_numbers(network.loss.number);
     data.labels = input<std::int32_t>(y, "y", {n});
     for (std::int64_t i = 0; i < n; ++i)
       if (data.labels[i] < 0 || data.labels[i] >= m)
@@ -119,9 +128,9 @@ Dataset<T> dataset(const Network& network, const py::object& X, const py::array&
                std::to_string(data.labels[i]));
   } else {
     data.y = input<T>(y, "y", {n, m});
-    Losses::visit(network.loss, [&](auto loss) {
+    Losses::visit(network.loss.number, [&](auto loss) {
       for (std::int64_t i = 0; i < n * m; ++i)
-        if (!loss.valid(double(data.y[i])))
+        if (!loss.valid(double(data.y[i]), network.loss.hyperparameters()))
           reject(std::string("targets of the loss '") + loss.name + "' must be " + loss.domain + ", got " +
                  number(double(data.y[i])));
     });

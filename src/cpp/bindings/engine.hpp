@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../trainer.hpp"
-#include "arrays.hpp"
+#include "hyperparameters.hpp"
 
 #include <map>
 #include <mutex>
@@ -21,22 +21,7 @@ inline Rule make_rule(const std::string& optimizer, const std::map<std::string, 
   rule.learning_rate = learning_rate;
   rule.t = counter(t, "t", 0);
   Optimizers::visit(rule.optimizer, [&](auto entry) {
-    std::map<std::string, double> left(given);
-    std::string names;
-    for (const Hyperparameter& h : entry.hyperparameters) {
-      double value = h.default_value;
-      if (const auto at = left.find(h.name); at != left.end()) {
-        value = at->second;
-        left.erase(at);
-      }
-      if (!(value >= h.low && value <= h.high))
-        reject(std::string(h.name) + " of '" + entry.name + "' must be between " + number(h.low) + " and " +
-               number(h.high) + ", got " + number(value));
-      rule.hyperparameters.push_back(value);
-      names += std::string(" '") + h.name + "'";
-    }
-    if (!left.empty())
-      reject("unknown hyper-parameter '" + left.begin()->first + "' of '" + entry.name + "'; valid names:" + names);
+    rule.hyperparameters = read_hyperparameters(entry, {given.begin(), given.end()});
   });
   return rule;
 }

@@ -32,8 +32,14 @@ py::dict normalization_catalog() {
 py::dict loss_catalog() {
   py::dict d;
   Losses::for_each([&](auto l) {
-    d[l.name] = py::dict(py::arg("formula") = l.formula, py::arg("link") = l.link_name, py::arg("domain") = l.domain,
-                         py::arg("mean_over_outputs") = l.mean_over_outputs);
+    py::dict hyperparameters;
+    for (const Hyperparameter& h : l.hyperparameters) hyperparameters[h.name] = h.default_value;
+    py::list outputs;
+    for (const char* output : l.outputs) outputs.append(output);
+    d[l.name] =
+        py::dict(py::arg("formula") = l.formula, py::arg("link") = l.link_name, py::arg("domain") = l.domain,
+                 py::arg("mean_over_outputs") = l.mean_over_outputs, py::arg("hyperparameters") = hyperparameters,
+                 py::arg("outputs") = outputs, py::arg("class_numbers") = l.class_numbers);
   });
   return d;
 }
@@ -70,17 +76,18 @@ py::object apply_activation(const std::string& name, const py::array& z) {
   });
 }
 
-py::object apply_loss(const std::string& name, const py::array& z, const py::array& y) {
-  const int number = Losses::find(name, "loss");
+py::object apply_loss(const std::string& name, const py::array& z, const py::array& y, const GivenNumbers& given) {
+  const LossChoice loss(name, loss_values(name, given));
   return with_dtype(z, "z", [&](auto zero) -> py::object {
     using T = decltype(zero);
     const T* in = input<T>(z, "z", {-1, -1});
     const py::ssize_t n = z.shape(0), m = z.shape(1);
-    const T* targets = input<T>(y, "y", {n, m});
-    if (m < 1 || m > (1 << 30)) reject("z needs at least one column");
+    const int q = loss.outputs_per_target;
+    if (m < 1 || m > (1 << 30) || m % q) reject("z needs a multiple of " + std::to_string(q) + " columns");
+    const T* targets = input<T>(y, "y", {n, m / q});
     py::array_t<T> prediction({n, m}), gradient({n, m}), row_loss(n);
-    kernels<T>().apply_loss(number, in, targets, n, int(m), prediction.mutable_data(), row_loss.mutable_data(),
-                            gradient.mutable_data());
+    kernels<T>().apply_loss({loss.number, loss.hyperparameters(), int(m) / q, int(m)}, in, targets, n,
+                            prediction.mutable_data(), row_loss.mutable_data(), gradient.mutable_data());
     return py::make_tuple(prediction, row_loss, gradient);
   });
 }
@@ -170,7 +177,14 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("processor_quota", processor_quota, "root"_a = "");
   m.def("fma_peak", fma_peak, "dtype"_a, "n_threads"_a = 1, "seconds"_a = 0.05);
   m.def("apply_activation", apply_activation, "name"_a, "z"_a);
-  m.def("apply_loss", apply_loss, "name"_a, "z"_a, "y"_a);
+  m.def("apply_loss", apply_loss, "name"_a, "z"_a, "y"_a, "loss_parameters"_a = GivenNumbers());
+  m.def(
+      "loss_outputs",
+      [](const std::string& name, const GivenNumbers& given) {
+        const LossChoice loss(name, loss_values(name, given));
+        return py::make_tuple(loss.outputs_per_target, loss.central);
+      },
+      "name"_a, "loss_parameters"_a = GivenNumbers());
   m.def("apply_optimizer", apply_optimizer, "name"_a, "hyperparameters"_a, "learning_rate"_a, "t"_a, "parameters"_a,
         "gradient"_a, "slots"_a);
 
@@ -199,12 +213,14 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
 
   py::class_<Network>(m, "Network")
       .def(py::init([](const std::vector<std::int64_t>& sizes, const std::vector<std::string>& activations,
-                       const std::string& loss, const std::vector<std::string>& normalizations,
-                       const std::vector<double>& dropout, bool residual) {
-             return Network(sizes, activations, loss, {normalizations, dropout, residual});
+                       const std::string& loss, const GivenNumbers& loss_parameters,
+                       const std::vector<std::string>& normalizations, const std::vector<double>& dropout,
+                       bool residual) {
+             return Network(sizes, activations, loss, loss_values(loss, loss_parameters),
+                            {normalizations, dropout, residual});
            }),
-           "layer_sizes"_a, "activations"_a, "loss"_a, "normalizations"_a = py::tuple(), "dropout"_a = py::tuple(),
-           "residual"_a = false)
+           "layer_sizes"_a, "activations"_a, "loss"_a, "loss_parameters"_a = GivenNumbers(),
+           "normalizations"_a = py::tuple(), "dropout"_a = py::tuple(), "residual"_a = false)
       .def_readonly("layer_sizes", &Network::sizes)
       .def_property_readonly("activations",
                              [](const Network& self) {
@@ -212,7 +228,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
                                for (int number : self.activations) names.push_back(Activations::names()[number]);
                                return names;
                              })
-      .def_property_readonly("loss", [](const Network& self) { return Losses::names()[self.loss]; })
+      .def_property_readonly("loss", [](const Network& self) { return Losses::names()[self.loss.number]; })
+      .def_property_readonly("loss_parameters", [](const Network& self) { return named_values(self.loss); })
       .def_readonly("n_parameters", &Network::n_parameters)
       .def_property_readonly("normalizations",
                              [](const Network& self) {

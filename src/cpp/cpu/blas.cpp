@@ -87,7 +87,7 @@ public:
       T* result = out + first * width;
       std::copy_n(units[layer].data(), count * width, result);
       if (layer == network.n_layers())
-        for (std::int64_t i = 0; i < count; ++i) kernels.link_row(network.loss, result + i * width, width);
+        for (std::int64_t i = 0; i < count; ++i) kernels.link_row(network.row_loss(), result + i * width);
     }
   }
 
@@ -153,13 +153,13 @@ private:
 
   double loss_and_deltas(const Dataset<T>& data, const std::int64_t* rows, std::int64_t first, std::int64_t n,
                          std::vector<T>& delta) const {
-    const int m = network.n_outputs();
-    std::vector<T> y(std::size_t(n * m)), prediction(y.size()), losses(n), z(delta);
+    const int m = network.n_outputs(), n_targets = network.n_targets();
+    std::vector<T> y(std::size_t(n * n_targets)), prediction(delta.size()), losses(n), z(delta);
     const auto row_of = [&](std::int64_t i) { return rows ? rows[first + i] : first + i; };
     for (std::int64_t i = 0; i < n; ++i)
-      for (int k = 0; k < m; ++k)
-        y[i * m + k] = data.labels ? T(data.labels[row_of(i)] == k) : data.y[row_of(i) * m + k];
-    kernels.apply_loss(network.loss, z.data(), y.data(), n, m, prediction.data(), losses.data(), delta.data());
+      for (int k = 0; k < n_targets; ++k)
+        y[i * n_targets + k] = data.labels ? T(data.labels[row_of(i)] == k) : data.y[row_of(i) * n_targets + k];
+    kernels.apply_loss(network.row_loss(), z.data(), y.data(), n, prediction.data(), losses.data(), delta.data());
     double loss = 0;
     for (std::int64_t i = 0; i < n; ++i) {
       const T weight = data.sample_weight ? data.sample_weight[row_of(i)] : T(1);

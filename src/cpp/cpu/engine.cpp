@@ -248,11 +248,11 @@ private:
   }
 
   void loss(const Block<T>& block) {
-    const int last = network.n_layers(), m = network.n_outputs();
+    const RowLoss loss = network.row_loss();
     for (int panel = block.first; panel < block.first + block.count; ++panel)
-      space.panel_loss[panel] =
-          kernels.loss(network.loss, propagation.panel_of(space, last, panel),
-                       space.targets.data() + std::ptrdiff_t(panel) * m * R, space.weights.data() + panel * R, m);
+      space.panel_loss[panel] = kernels.loss(loss, propagation.panel_of(space, network.n_layers(), panel),
+                                             space.targets.data() + std::ptrdiff_t(panel) * loss.n_targets * R,
+                                             space.weights.data() + panel * R);
   }
 
   // From the deltas of layer `from` to those of layer `to`, or of the first.

@@ -18,22 +18,22 @@ namespace {
 
 // --- loss -----------------------------------------------------------------------------------------------------------
 
-template <class T> void link(int loss, T* z, int n_outputs) {
+template <class T> void link(const RowLoss& loss, T* z) {
   constexpr int W = lane_count<T>;
-  Losses::visit(loss, [&](auto entry) {
-    for (int half = 0; half < 2; ++half) entry.link(reinterpret_cast<Vec<T>*>(z + half * W), n_outputs, 2);
+  Losses::visit(loss.number, [&](auto entry) {
+    for (int half = 0; half < 2; ++half) entry.link(reinterpret_cast<Vec<T>*>(z + half * W), loss.n_targets, 2, loss.h);
   });
 }
 
-template <class T> double loss(int number, T* z, const T* y, const T* weights, int n_outputs) {
+template <class T> double loss(const RowLoss& loss, T* z, const T* y, const T* weights) {
   constexpr int W = lane_count<T>, r = R<T>;
   double total = 0;
-  Losses::visit(number, [&](auto entry) {
+  Losses::visit(loss.number, [&](auto entry) {
     for (int half = 0; half < 2; ++half) {
       const Vec<T> weight = load(weights + half * W);
       const Vec<T> rows = weight * entry.row(reinterpret_cast<Vec<T>*>(z + half * W),
-                                             reinterpret_cast<const Vec<T>*>(y + half * W), n_outputs, 2);
-      for (int k = 0; k < n_outputs; ++k) {
+                                             reinterpret_cast<const Vec<T>*>(y + half * W), loss.n_targets, 2, loss.h);
+      for (int k = 0; k < loss.n_outputs; ++k) {
         T* delta = z + std::ptrdiff_t(k) * r + half * W;
         store(delta, load(delta) * weight);
       }
@@ -149,8 +149,8 @@ void forward_row(const T* M, std::ptrdiff_t ldm, const T* b, const T* x, int n_i
   });
 }
 
-template <class T> void link_row(int loss, T* z, int n_outputs) {
-  Losses::visit(loss, [&](auto entry) { entry.link(z, n_outputs, 1); });
+template <class T> void link_row(const RowLoss& loss, T* z) {
+  Losses::visit(loss.number, [&](auto entry) { entry.link(z, loss.n_targets, 1, loss.h); });
 }
 
 // --- catalogues on arrays -------------------------------------------------------------------------------------------
@@ -169,12 +169,13 @@ template <class T> void apply_activation(int number, const T* z, std::ptrdiff_t 
 }
 
 template <class T>
-void apply_loss(int number, const T* z, const T* y, std::ptrdiff_t n, int m, T* prediction, T* row_loss, T* grad) {
-  Losses::visit(number, [&](auto entry) {
+void apply_loss(const RowLoss& loss, const T* z, const T* y, std::ptrdiff_t n, T* prediction, T* row_loss, T* grad) {
+  const int m = loss.n_outputs;
+  Losses::visit(loss.number, [&](auto entry) {
     for (std::ptrdiff_t i = 0; i < n; ++i) {
       for (int k = 0; k < m; ++k) prediction[i * m + k] = grad[i * m + k] = z[i * m + k];
-      entry.link(prediction + i * m, m, 1);
-      row_loss[i] = entry.row(grad + i * m, y + i * m, m, 1);
+      entry.link(prediction + i * m, loss.n_targets, 1, loss.h);
+      row_loss[i] = entry.row(grad + i * m, y + i * loss.n_targets, loss.n_targets, 1, loss.h);
     }
   });
 }

@@ -8,6 +8,7 @@
 // The framework knows no instruction set, a kernel knows no thread, network or batch.
 #pragma once
 
+#include "../losses.hpp"
 #include "../normalizations.hpp"
 #include "../random.hpp"
 
@@ -115,9 +116,9 @@ template <class T> struct Kernels {
   void (*centre)(const HiddenPanel<T>& panel, const T* shares, const T* a, const T* b, T* delta, const T* addend);
   void (*drop)(const Dropout<T>& dropout, int n, T* panel); // of the inputs
 
-  void (*link)(int loss, T* z, int n_outputs); // one panel, in place
+  void (*link)(const RowLoss& loss, T* z); // one panel, in place
   // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses.
-  double (*loss)(int loss, T* z, const T* y, const T* weights, int n_outputs);
+  double (*loss)(const RowLoss& loss, T* z, const T* y, const T* weights);
 
   // G[n][R] = delta[n][:] . columns[:][R] over the rows of the batch, the first `n_columns` of each; delta panels are
   // `delta_stride` apart.
@@ -137,11 +138,12 @@ template <class T> struct Kernels {
   // n_out is a multiple of R / 2; out has room for a multiple of R.
   void (*forward_row)(const T* W, std::ptrdiff_t ldw, const T* b, const T* x, int n_in, int n_out, int activation,
                       T* out);
-  void (*link_row)(int loss, T* z, int n_outputs);
+  void (*link_row)(const RowLoss& loss, T* z);
 
-  // The catalogues applied to arrays, for tests. apply_loss: `n` rows of `m` outputs, row by row.
+  // The catalogues applied to arrays, for tests. apply_loss: `n` rows, one by one.
   void (*apply_activation)(int activation, const T* z, std::ptrdiff_t n, T* value, T* slope);
-  void (*apply_loss)(int loss, const T* z, const T* y, std::ptrdiff_t n, int m, T* prediction, T* row_loss, T* grad);
+  void (*apply_loss)(const RowLoss& loss, const T* z, const T* y, std::ptrdiff_t n, T* prediction, T* row_loss,
+                     T* grad);
   double (*multiply_adds)(long rounds); // runs independent multiply-adds, returns how many operations: the peak rate
 };
 

@@ -160,7 +160,7 @@ template <class T> struct Workspace {
     statistics = AlignedPieces<T>(statistics_sizes);
     sums = AlignedPieces<T>(sums_sizes);
     if (!training) return;
-    targets = AlignedArray<T>(std::size_t(capacity) * network.n_outputs());
+    targets = AlignedArray<T>(std::size_t(capacity) * network.n_targets());
     weights = AlignedArray<T>(capacity);
     shares = AlignedArray<T>(capacity);
     if (!sparse) return;

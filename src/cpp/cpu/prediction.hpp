@@ -35,7 +35,7 @@ void predict_by_row(const Network& network, const Kernels<T>& kernels, const Wei
       const RowWeights<T> w = weights(l);
       const int activation = l + 1 < network.n_layers() ? network.activations[l] : -1;
       kernels.forward_row(w.w, w.ldw, w.b, from, network.sizes[l], w.n_out, activation, to);
-      if (l + 1 == network.n_layers()) kernels.link_row(network.loss, to, network.n_outputs());
+      if (l + 1 == network.n_layers()) kernels.link_row(network.row_loss(), to);
       from = to;
       std::swap(to, next);
     }
@@ -95,7 +95,7 @@ private:
     const int width = network.sizes[layer], R = kernels.rows;
     for (int p = 0; p < count; ++p) {
       T* panel = space.panels[layer] + p * space.panel_stride[layer];
-      if (layer == network.n_layers()) kernels.link(network.loss, panel, width);
+      if (layer == network.n_layers()) kernels.link(network.row_loss(), panel);
       const std::int64_t start = (first_panel + p) * R;
       kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, rows.n - start)), out + start * width, width);
     }

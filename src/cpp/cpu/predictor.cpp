@@ -58,7 +58,7 @@ template std::unique_ptr<Predictor<float>> make_cpu_predictor(const Network&, co
 template std::unique_ptr<Predictor<double>> make_cpu_predictor(const Network&, const double*, int);
 
 template <class T> void cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, T* out) {
-  if (X.n_rows <= few_rows && !use_blas())
+  if (X.n_rows <= few_rows && network.is_plain() && !use_blas())
     return predict_by_row(network, kernels<T>(), flat, X, {nullptr, 0, X.n_rows}, network.n_layers(), out);
   make_cpu_engine<T>(network, n_threads)->predict(flat, X, nullptr, X.n_rows, network.n_layers(), out);
 }

@@ -17,7 +17,7 @@ template <class T> struct Block {
 template <class T> class Propagation {
 public:
   Propagation(const Network& network, const Kernels<T>& kernels)
-      : network(network), kernels(kernels), R(kernels.rows), n_outputs(network.n_outputs()) {
+      : network(network), kernels(kernels), R(kernels.rows), n_targets(network.n_targets()) {
     for (int l = 0; l < network.n_layers(); ++l) layers.push_back(describe(l));
     place_parameters();
   }
@@ -58,16 +58,16 @@ public:
 
   // Targets and weights of a panel of rows; rows that are missing in the last panel weigh nothing.
   void enter_targets(Workspace<T>& space, const Dataset<T>& data, const RowRange& rows, int panel) const {
-    T* y = space.targets.data() + std::ptrdiff_t(panel) * n_outputs * R;
+    T* y = space.targets.data() + std::ptrdiff_t(panel) * n_targets * R;
     T* weights = space.weights.data() + panel * R;
-    if (data.labels) std::fill_n(y, n_outputs * R, T(0));
+    if (data.labels) std::fill_n(y, n_targets * R, T(0));
     for (int i = 0; i < R; ++i) {
       const std::int64_t in_batch = std::int64_t(panel) * R + i, row = rows[std::min(in_batch, rows.n - 1)];
       weights[i] = in_batch >= rows.n ? T(0) : data.sample_weight ? data.sample_weight[row] : T(1);
       if (data.labels)
         y[data.labels[row] * R + i] = T(1);
       else
-        for (int k = 0; k < n_outputs; ++k) y[k * R + i] = data.y[row * n_outputs + k];
+        for (int k = 0; k < n_targets; ++k) y[k * R + i] = data.y[row * n_targets + k];
     }
   }
 
@@ -298,7 +298,7 @@ private:
 
   static constexpr int soon = 128; // rows and columns of the next weights that are fetched ahead
 
-  const int R, n_outputs;
+  const int R, n_targets;
   AlignedPieces<T> memory; // of the parameters
 };
 

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 FloatArray: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 # dense (n, k), rows contiguous; or a CSR matrix as (data, indices int32, indptr int64, n_columns)
 Matrix: TypeAlias = FloatArray | tuple[FloatArray, NDArray[np.int32], NDArray[np.int64], int]
-# (n, m) floats; or (n,) int32 class numbers, which stand for one-hot rows
+# (n, n_targets) floats; or (n,) int32 class numbers, which stand for one-hot rows
 Targets: TypeAlias = FloatArray | NDArray[np.int32]
+# hyper-parameters by name; defaults where there is none
+LossNumbers: TypeAlias = Mapping[str, float | Sequence[float]]
 
 __version__: str
 
@@ -28,11 +30,17 @@ def activations() -> dict[str, dict[str, Any]]:
     """Name -> {"formula": str}."""
 
 def losses() -> dict[str, dict[str, Any]]:
-    """Name -> {"formula": str, "link": output activation, "domain": valid targets, "mean_over_outputs": bool}.
+    """Name -> {"formula": str, "link": output activation, "domain": valid targets, ...} and
+
+    "mean_over_outputs" (bool), "hyperparameters" {name: default}, "outputs" [what is predicted for each target],
+    "class_numbers" (bool: whether class numbers may stand for rows of targets).
 
     With ``mean_over_outputs`` the loss that `Engine.train` reports is divided by the number of outputs, as in
     scikit-learn; gradients and `Engine.loss_and_gradient` are always those of the sum.
     """
+
+def loss_outputs(name: str, loss_parameters: LossNumbers = ...) -> tuple[int, int]:
+    """How many outputs each target has, and the number of the one that scores compare with the target."""
 
 def optimizers() -> dict[str, dict[str, Any]]:
     """Name -> {"formula": str, "hyperparameters": {name: default}, "slots": [state names]}."""
@@ -60,8 +68,10 @@ def fma_peak(dtype: str, n_threads: int = 1, seconds: float = 0.05) -> float:
 def apply_activation(name: str, z: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Value and slope of an activation at each element of ``z`` (any length, 1-D)."""
 
-def apply_loss(name: str, z: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Predictions ``(n, m)``, losses ``(n,)`` and gradient with respect to ``z`` ``(n, m)``."""
+def apply_loss(
+    name: str, z: FloatArray, y: FloatArray, loss_parameters: LossNumbers = ...
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Predictions ``(n, m)``, losses ``(n,)`` and gradient with respect to ``z`` ``(n, m)``; ``y``: ``(n, n_targets)``."""
 
 def apply_optimizer(
     name: str,
@@ -89,13 +99,17 @@ class MT19937:
 class Network:
     """What a network is: layer sizes, hidden activations, loss (which owns the output activation)."""
 
-    def __init__(self, layer_sizes: Sequence[int], activations: Sequence[str], loss: str) -> None: ...
+    def __init__(
+        self, layer_sizes: Sequence[int], activations: Sequence[str], loss: str, loss_parameters: LossNumbers = ...
+    ) -> None: ...
     @property
     def layer_sizes(self) -> list[int]: ...
     @property
     def activations(self) -> list[str]: ...
     @property
     def loss(self) -> str: ...
+    @property
+    def loss_parameters(self) -> dict[str, Any]: ...
     @property
     def n_parameters(self) -> int: ...
     @property

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=256)
-def network_of(sizes: tuple[int, ...], activations: tuple[str, ...], loss: str) -> _core.Network:
+def network_of(
+    sizes: tuple[int, ...], activations: tuple[str, ...], loss: str, loss_parameters: tuple[Any, ...] = ()
+) -> _core.Network:
     """Return the network of this description: it never changes, and making it takes longer than a row through it."""
-    return _core.Network(sizes, activations, loss)
+    return _core.Network(sizes, activations, loss, dict(loss_parameters))
 
 
 def predict_plain(

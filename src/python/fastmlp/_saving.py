@@ -75,6 +75,7 @@ class Saving:
             getattr(model, "feature_names_in_", None),
             assume_finite,
             model.n_jobs,
+            model._core_loss_parameters(),
         )
 
     def save(self, path: str | os.PathLike[str], *, optimizer: bool = False, date: str | None = None) -> None:

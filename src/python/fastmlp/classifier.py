@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
+from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_with_link
 from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
 
 if TYPE_CHECKING:
@@ -141,8 +143,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     True
     """
 
-    loss = "log_loss"
     _score_name = "accuracy"
+    _parameter_constraints: ClassVar = {**BaseMLP._parameter_constraints, "loss": [StrOptions(set(CLASS_LOSSES))]}
 
     @available_if(lambda estimator: estimator._check_solver())  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -264,7 +266,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             )
 
     def _first_output_activation(self) -> str:
-        return "softmax" if self._label_binarizer.y_type_ == "multiclass" else "logistic"
+        multiclass = self._label_binarizer.y_type_ == "multiclass"
+        return OUTPUT_ACTIVATIONS[self.loss if multiclass else loss_with_link(self.loss, "logistic")]
 
     def _stratify(self, y: NDArray[Any]) -> NDArray[Any] | None:
         return y.astype(bool) if self.n_outputs_ == 1 else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from inspect import signature
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +22,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp import _core
 from fastmlp._engine import make_engine, network_of, predict_plain
+from fastmlp._losses import LossParameters, loss_numbers, loss_with_link
 from fastmlp._parameters import FlatParameters, float_dtype, glorot_uniform
 from fastmlp._saving import Saving
 from fastmlp._training import (
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
     from fastmlp._core import FloatArray
 
-OUTPUT_ACTIVATIONS: dict[str, str] = {name: entry["link"] for name, entry in _core.losses().items()}
 SPARSE_FORMATS = ["csr", "csc"]
 
 # estimator parameters that the core's optimizers call otherwise; all others are passed under their own name
@@ -53,7 +54,6 @@ _PARAMETER_OF = {"nesterov": "nesterovs_momentum"}
 class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
     """A multilayer perceptron behind scikit-learn's interface; the parameters are described in the subclasses."""
 
-    loss: str
     _score_name: ClassVar[str]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -80,6 +80,7 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "loss_parameters": [dict, None],
         "n_jobs": [None, Options(Integral, {-1}), Interval(Integral, 1, None, closed="left")],
         "dtype": [None, StrOptions({"float32", "float64"})],
     }
@@ -89,6 +90,8 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         hidden_layer_sizes: int | Sequence[int] = (100,),
         activation: str | Sequence[str] = "relu",
         *,
+        loss: str = "log_loss",
+        loss_parameters: LossParameters | None = None,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
@@ -115,6 +118,8 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+        self.loss = loss
+        self.loss_parameters = loss_parameters
         self.solver = solver
         self.alpha = alpha
         self.batch_size = batch_size
@@ -167,6 +172,7 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Self:
         hidden = unit_counts(self.hidden_layer_sizes, "hidden_layer_sizes")
         activations = hidden_activations(self.activation, len(hidden))
+        loss_numbers(self.loss, self.loss_parameters)  # refuses what the loss does not know, before all work
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._validate_fit(X, y, incremental, reset=first_pass)
         if sample_weight is not None:
@@ -179,7 +185,7 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
             self.out_activation_ = self._first_output_activation()
-        network = _core.Network(sizes, activations, self._core_loss())  # refuses sizes that no machine can hold
+        network = self._network(sizes, activations)  # refuses sizes that no machine can hold
         if first_pass:
             self._initialize(sizes, X.dtype)
         parameters = self._own_parameters(sizes, self.dtype)
@@ -213,13 +219,14 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _core_loss(self) -> str:
         """Name of the loss that owns ``out_activation_``: ``loss``, or its sibling for two classes and for labels."""
-        if OUTPUT_ACTIVATIONS[self.loss] == self.out_activation_:
-            return self.loss
-        for loss, link in OUTPUT_ACTIVATIONS.items():
-            if link == self.out_activation_:
-                return loss
-        valid = sorted(set(OUTPUT_ACTIVATIONS.values()))
-        raise ValueError(f"out_activation_ must be one of {valid}, got {self.out_activation_!r}")
+        return loss_with_link(self.loss, self.out_activation_)
+
+    def _core_loss_parameters(self) -> dict[str, Any]:
+        return loss_numbers(self._core_loss(), self.loss_parameters)
+
+    def _network(self, sizes: list[int], activations: list[str]) -> _core.Network:
+        loss_parameters = tuple((name, tuple(np.ravel(v))) for name, v in self._core_loss_parameters().items())
+        return network_of(tuple(sizes), tuple(activations), self._core_loss(), loss_parameters)
 
     # --- solvers ------------------------------------------------------------------------------------------------------
 
@@ -339,8 +346,7 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         if "coefs_" not in vars(self):  # the check takes longer than a row of a small network
             check_is_fitted(self)
         flat, sizes = self._parameters()
-        activations = hidden_activations(self.activation, len(sizes) - 2)
-        network = network_of(tuple(sizes), tuple(activations), self._core_loss())
+        network = self._network(sizes, hidden_activations(self.activation, len(sizes) - 2))
         if (
             sizes[0] == getattr(self, "n_features_in_", None)
             and (self.dtype is None or self.dtype == flat.dtype)
@@ -356,6 +362,10 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         return make_engine(network, dtype, self.n_jobs).predict(core_array(flat, dtype), core_matrix(X, dtype))
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        given = signature(type(self)).parameters.values()  # a pickle of an older version lacks the newer ones
+        super().__setstate__({**{each.name: each.default for each in given}, **state})
 
     def _check_solver(self) -> bool:
         if self.solver == "lbfgs":

@@ -93,6 +93,7 @@ def describe(predictor: Predictor, parameters: NDArray[Any], provenance: Header)
             "layer_sizes": sizes,
             "activations": list(predictor.activations),
             "loss": predictor.loss,
+            "loss_parameters": dict(predictor.loss_parameters or {}),
             "out_activation": predictor.out_activation_,
         },
         "dtype": predictor.dtype.name,
@@ -128,6 +129,7 @@ def build_predictor(header: Header, tensors: Tensors, assume_finite: bool, n_job
         None if names is None else np.array(names, dtype=object),
         assume_finite,
         n_jobs,
+        network.get("loss_parameters"),  # older files have none
     )
     if entry(network, "out_activation", str) != predictor.out_activation_:
         raise ValueError(
@@ -173,8 +175,11 @@ def encode(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
         values = [encode(item, name) for item in value]
         return values if isinstance(value, list) else {"tuple": values}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: encode(item, name) for key, item in value.items()}}
     raise ValueError(
-        f"{name}={value!r} cannot be saved; allowed are None, bool, int, float, str, lists, tuples and arrays of them"
+        f"{name}={value!r} cannot be saved; allowed are None, bool, int, float, str, and lists, tuples, arrays and "
+        "dicts (with strings as keys) of them"
     )
 
 
@@ -186,9 +191,13 @@ def decode(value: Any) -> Any:
         return value
     if value.keys() == {"tuple"} and isinstance(value["tuple"], list):
         return tuple(decode(item) for item in value["tuple"])
+    if value.keys() == {"dict"} and isinstance(value["dict"], dict):
+        return {key: decode(item) for key, item in value["dict"].items()}
     if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
         return float(value["float"])
-    raise ValueError(f"objects in parameters must be {{'tuple': [...]}} or {{'float': 'inf'}}, found {value!r}")
+    raise ValueError(
+        f"objects in parameters must be {{'tuple': [...]}}, {{'dict': {{...}}}} or {{'float': 'inf'}}, found {value!r}"
+    )
 
 
 def encode_labels(labels: NDArray[Any]) -> Header:

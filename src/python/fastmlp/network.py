@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmlp import _core
 from fastmlp._engine import make_engine
+from fastmlp._losses import CLASS_LOSSES, LossParameters, loss_numbers
 from fastmlp._parameters import glorot_uniform, parameter_count, views
 from fastmlp._validation import hidden_activations, name_among, real_array, unit_counts
 
@@ -39,6 +40,9 @@ class Network:
         Source of the initial parameters: those that the estimators would draw. None takes new ones each time.
     n_jobs : int or None, default=None
         Threads: None lets the core choose, -1 takes all. The numbers do not depend on it.
+    loss_parameters : dict or None, default=None
+        Hyper-parameters of the loss by name; defaults where there is none. An unknown name is answered by all valid
+        ones.
 
     Attributes
     ----------
@@ -52,6 +56,8 @@ class Network:
         All numbers of the network: weight matrices, each (fan_in, fan_out) in C order, then biases. May be assigned.
     n_parameters : int
         How many there are.
+    n_targets : int
+        Targets of a row: outputs, divided by those that the loss has for each target.
     weights : list of ndarray of shape (fan_out, fan_in)
         For each layer, views of ``parameters``: row i holds the weights of neuron i. The list and its items may be
         assigned.
@@ -98,6 +104,7 @@ class Network:
         dtype: str = "float64",
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         n_jobs: int | None = None,
+        loss_parameters: LossParameters | None = None,
     ) -> None:
         self.layer_sizes = tuple(unit_counts(layer_sizes, "layer_sizes"))
         if len(self.layer_sizes) < 2:
@@ -106,6 +113,14 @@ class Network:
         losses = _core.losses()
         self.loss_name = name_among(loss, losses, "loss")
         self.output_activation: str = losses[loss]["link"]
+        self.loss_parameters = loss_numbers(loss, loss_parameters)
+        per_target = _core.loss_outputs(loss, self.loss_parameters)[0]
+        self.n_targets, rest = divmod(self.layer_sizes[-1], per_target)
+        if rest:
+            raise ValueError(
+                f"loss {loss!r} needs {per_target} outputs for each target: the last of layer_sizes must be a multiple "
+                f"of it, got {self.layer_sizes[-1]}"
+            )
         self.dtype = np.dtype(name_among(dtype, ["float32", "float64"], "dtype"))
         self.n_jobs = n_jobs
         random = random_state if hasattr(random_state, "uniform") else np.random.RandomState(random_state)
@@ -199,8 +214,9 @@ class Network:
         ----------
         X : array-like of shape (n_samples, n_features) or (n_features,)
             Rows of finite numbers, or a single row.
-        y : array-like of shape (n_samples, n_outputs)
-            Targets. Also (n_samples,) if there is one output, or for "log_loss" class numbers from 0 to n_outputs - 1.
+        y : array-like of shape (n_samples, n_targets)
+            Targets. Also (n_samples,) if there is one, or for losses with softmax outputs class numbers from 0 to
+            n_outputs - 1.
             With a single row of X, a single row of targets, or a number in place of (n_samples,).
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each row; None means 1.
@@ -277,7 +293,7 @@ class Network:
         return loss + penalty, gradient
 
     def _engine(self) -> _core.Engine:
-        network = _core.Network(self.layer_sizes, self.activations, self.loss_name)
+        network = _core.Network(self.layer_sizes, self.activations, self.loss_name, self.loss_parameters)
         return make_engine(network, self.dtype, self.n_jobs)
 
     def _rows(self, X: Any) -> tuple[NDArray[Any], bool]:
@@ -289,18 +305,20 @@ class Network:
         return np.atleast_2d(rows), rows.ndim == 1
 
     def _targets(self, y: Any, n_rows: int, single: bool) -> NDArray[Any]:
-        """Return y as the core takes it: class numbers (n_rows,) as int32, else (n_rows, n_outputs)."""
-        n_outputs = self.layer_sizes[-1]
+        """Return y as the core takes it: class numbers (n_rows,) as int32, else (n_rows, n_targets)."""
+        n_targets = self.n_targets
         given = np.asarray(y)
         shape = (n_rows, *given.shape) if single else given.shape
-        if self.loss_name == "log_loss" and shape == (n_rows,):
-            if given.dtype.kind not in "iu" or given.min() < 0 or given.max() >= n_outputs:
-                raise ValueError(f"class numbers in y must be integers between 0 and {n_outputs - 1}, got {y!r}")
+        if self.loss_name in CLASS_LOSSES and shape == (n_rows,):
+            if given.dtype.kind not in "iu" or given.min() < 0 or given.max() >= n_targets:
+                raise ValueError(f"class numbers in y must be integers between 0 and {n_targets - 1}, got {y!r}")
             return given.reshape(n_rows).astype(np.int32)
-        if shape != (n_rows, n_outputs) and (n_outputs > 1 or shape != (n_rows,)):
-            needed = f"({n_outputs},)" if single else f"({n_rows}, {n_outputs})"
-            raise ValueError(f"y must have shape {needed} for this X and {n_outputs} outputs, got {given.shape}")
-        return real_array(given.reshape(n_rows, n_outputs), "y", self.dtype)
+        if shape != (n_rows, n_targets) and (n_targets > 1 or shape != (n_rows,)):
+            needed = f"({n_targets},)" if single else f"({n_rows}, {n_targets})"
+            raise ValueError(
+                f"y must have shape {needed} for this X and {self.layer_sizes[-1]} outputs, got {given.shape}"
+            )
+        return real_array(given.reshape(n_rows, n_targets), "y", self.dtype)
 
 
 class Views(list[Any]):

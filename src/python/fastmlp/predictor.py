@@ -6,12 +6,14 @@ the estimators' parameters stand elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmlp import _core
+from fastmlp._losses import loss_numbers, predicted_values
 from fastmlp._parameters import float_dtype
 from fastmlp._validation import core_array, hidden_activations, name_among, real_array, thread_count, unit_counts
 
@@ -50,6 +52,8 @@ class Predictor:
         Skip the search for NaN and infinity in the data; what comes of them is then undefined, but never a crash.
     n_jobs : int or None, default=None
         Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
+    loss_parameters : dict or None, default=None
+        Hyper-parameters of the loss by name; defaults where there is none.
 
     Attributes
     ----------
@@ -90,6 +94,7 @@ class Predictor:
     feature_names_in_: NDArray[Any] | None = None
     assume_finite: bool = False
     n_jobs: int | None = None
+    loss_parameters: Mapping[str, Any] | None = None
     _compiled: _core.Predictor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +103,8 @@ class Predictor:
             raise ValueError(f"layer_sizes must name at least an input and an output layer, got {sizes}")
         activations = hidden_activations(self.activations, len(sizes) - 2)
         name_among(self.target_type, TARGET_TYPES, "target_type")
-        network = _core.Network(sizes, activations, name_among(self.loss, _core.losses(), "loss"))
+        loss = name_among(self.loss, _core.losses(), "loss")
+        network = _core.Network(sizes, activations, loss, loss_numbers(loss, self.loss_parameters))
         parameters = real_array(self.parameters, "parameters", float_dtype(np.asarray(self.parameters).dtype))
         if parameters.shape != (network.n_parameters,):
             raise ValueError(
@@ -109,6 +115,7 @@ class Predictor:
             "parameters": _frozen(parameters),
             "layer_sizes": tuple(sizes),
             "activations": tuple(activations),
+            "loss_parameters": network.loss_parameters,
             "classes_": None if self.classes_ is None else _frozen(self.classes_),
             "feature_names_in_": None if self.feature_names_in_ is None else _names(self.feature_names_in_, sizes[0]),
         }.items():
@@ -185,7 +192,8 @@ class Predictor:
         answer : ndarray of dtype ``dtype``
             As of the estimator's ``predict_proba``: (n_samples, n_classes), also for two classes; or of its
             ``predict``: (n_samples,) for one output, else (n_samples, n_outputs). For a single row without the first
-            axis, so that a regression of one output gives a number.
+            axis, so that a regression of one output gives a number. Several outputs for one target, such as mean and
+            variance or quantiles, stand side by side.
         """
         answer = self._compiled(X, out)  # None if X or out needs a closer look
         if answer is not None:
@@ -213,7 +221,8 @@ class Predictor:
             first axis.
         """
         if self.classes_ is None:
-            return self(X)
+            answer = self(X)
+            return answer if self.n_outputs_ == 1 else predicted_values(answer, self.loss, self.loss_parameters or {})
         answer = self(X)
         if self.target_type == "multiclass":
             return self.classes_[answer.argmax(axis=-1)]

@@ -7,18 +7,28 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from fastmlp.estimators import OUTPUT_ACTIVATIONS, SPARSE_FORMATS, BaseMLP
+from fastmlp import _core
+from fastmlp._losses import (
+    NUMBER_LOSSES,
+    OUTPUT_ACTIVATIONS,
+    VARIANCE_LOSSES,
+    LossParameters,
+    central_values,
+    loss_numbers,
+    predicted_values,
+    standard_deviations,
+)
+from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
-
-REGRESSION_LOSSES = {loss for loss, link in OUTPUT_ACTIVATIONS.items() if link not in ("softmax", "logistic")}
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
@@ -142,7 +152,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     """
 
     _score_name = "r2"
-    _parameter_constraints: ClassVar = {**BaseMLP._parameter_constraints, "loss": [StrOptions(REGRESSION_LOSSES)]}
+    _parameter_constraints: ClassVar = {**BaseMLP._parameter_constraints, "loss": [StrOptions(set(NUMBER_LOSSES))]}
 
     def __init__(
         self,
@@ -150,6 +160,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         hidden_layer_sizes: int | Sequence[int] = (100,),
         activation: str | Sequence[str] = "relu",
         *,
+        loss_parameters: LossParameters | None = None,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
@@ -177,6 +188,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         super().__init__(
             hidden_layer_sizes,
             activation,
+            loss=loss,
+            loss_parameters=loss_parameters,
             solver=solver,
             alpha=alpha,
             batch_size=batch_size,
@@ -201,7 +214,6 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             n_jobs=n_jobs,
             dtype=dtype,
         )
-        self.loss = loss
 
     @available_if(lambda estimator: estimator._check_solver())  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -224,21 +236,61 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predict target values.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Finite numbers.
+        return_std : bool, default=False
+            Also return the standard deviations, which a loss with a variance predicts.
 
         Returns
         -------
-        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            The predicted values.
+        y : ndarray of shape (n_samples,) or (n_samples, n_targets)
+            The predicted values. With several quantiles one more axis holds them, in increasing order:
+            (n_samples, n_quantiles) or (n_samples, n_targets, n_quantiles).
+        y_std : ndarray of shape (n_samples,) or (n_samples, n_targets)
+            Standard deviations; only with ``return_std``.
+
+        Raises
+        ------
+        ValueError
+            For ``return_std`` with a loss that predicts no variance.
         """
         outputs = self._outputs(X)
-        return outputs.ravel() if outputs.shape[1] == 1 else outputs
+        if outputs.shape[1] == 1:
+            values = outputs.ravel()
+        else:
+            values = predicted_values(outputs, self._core_loss(), self._core_loss_parameters())
+        if not return_std:
+            return values
+        if self.loss not in VARIANCE_LOSSES:
+            able = ", ".join(map(repr, VARIANCE_LOSSES))
+            raise ValueError(f"return_std=True needs a loss that predicts a variance ({able}), got loss={self.loss!r}")
+        return values, standard_deviations(outputs).reshape(values.shape)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the coefficient of determination (R2) of the predictions.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            True values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sample; None means 1.
+
+        Returns
+        -------
+        score : float
+            R2, averaged over targets: of the mean where a variance is predicted as well, and of the quantile nearest
+            to the median where several are.
+        """
+        central = central_values(self._outputs(X), self._core_loss(), self._core_loss_parameters())
+        return float(r2_score(y, central, sample_weight=sample_weight))
 
     def _validate_fit(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
         X, y = validate_data(
@@ -259,7 +311,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             y = column_or_1d(y, warn=True)
         if y.ndim == 1:
             y = y.reshape(-1, 1)
-        self.n_outputs_ = y.shape[1]
+        self.n_outputs_ = y.shape[1] * _core.loss_outputs(self.loss, loss_numbers(self.loss, self.loss_parameters))[0]
         return X, y
 
     def _first_output_activation(self) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp import _core
+from fastmlp._losses import OUTPUT_ACTIVATIONS
 from fastmlp._parameters import float_dtype, layer_sizes, views
 from fastmlp._validation import hidden_activations
 from fastmlp.export._preprocessing import scaling
@@ -63,11 +63,12 @@ class Model:
 
 
 def loss_of(link: str) -> str:
-    """Return the name of a loss that owns this output activation."""
-    losses = {entry["link"]: loss for loss, entry in _core.losses().items()}
-    if link not in losses:
-        raise ValueError(f"unknown output activation {link!r}; valid names: {', '.join(map(repr, losses))}")
-    return losses[link]
+    """Return the name of the first loss that owns this output activation."""
+    losses = [loss for loss, activation in OUTPUT_ACTIVATIONS.items() if activation == link]
+    if not losses:
+        valid = ", ".join(map(repr, dict.fromkeys(OUTPUT_ACTIVATIONS.values())))
+        raise ValueError(f"unknown output activation {link!r}; valid names: {valid}")
+    return losses[0]
 
 
 def read_model(model: Any) -> Model:
@@ -100,7 +101,7 @@ def read_model(model: Any) -> Model:
         raise TypeError(f"model must be {allowed}, got {type(model).__name__}")
     link = model.output_activation if isinstance(model, Network) else model.out_activation_
     classes = getattr(model, "classes_", None)
-    multilabel = classes is not None and coefs[-1].shape[1] > 1 and loss_of(link) != "log_loss"
+    multilabel = classes is not None and coefs[-1].shape[1] > 1 and link != "softmax"
     return Model(coefs, intercepts, [*activations, link], classes, multilabel, _feature_names(model))
 
 
