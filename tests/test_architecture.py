@@ -35,6 +35,7 @@ PYTHON_ROOMS = [
     "_parameters",
     "_training",
     "optimizer_state",
+    "_solvers",
     "predictor",
     "files",
     "_saving",

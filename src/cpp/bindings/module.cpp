@@ -85,7 +85,7 @@ void apply_optimizer(const std::string& name, const std::map<std::string, double
     const py::ssize_t n = parameters.ndim() == 1 ? parameters.shape(0) : -1;
     T* p = output<T>(parameters, "parameters", {-1});
     const T* g = input<T>(gradient, "gradient", {n});
-    update_array(rule, t, p, g, slot_pointers<T>(rule, slots, n), n);
+    update_array(rule, t, p, g, slot_pointers<T>(rule, slots, n), n, n);
     return {};
   });
 }

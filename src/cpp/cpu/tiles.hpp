@@ -148,13 +148,15 @@ public:
     squares[i] = tile.is_bias() ? 0 : sum;
   }
 
-  // The same, then the optimizer with its coefficients c; G stays as it is.
-  void update(std::size_t i, int optimizer, const T* c, double alpha, double scale, const T* G) {
+  // The same, then a step of the optimizer; G stays as it is.
+  void update(std::size_t i, int optimizer, const Step<T>& step, double alpha, double scale, const T* G) {
     const Tile& tile = list[i];
-    const double sum = kernels.update(optimizer, c, tile.is_bias() ? T(0) : T(alpha), T(scale), G, update_tile(tile));
-    squares[i] = tile.is_bias() ? 0 : sum;
+    const bool bias = tile.is_bias();
+    const double sum = kernels.update(optimizer, bias ? step.biases : step.weights, bias ? T(0) : T(alpha), T(scale), G,
+                                      update_tile(tile));
+    squares[i] = bias ? 0 : sum;
     const Layer<T>& layer = layers[tile.layer];
-    if (!tile.is_bias() && layer.wt.data())
+    if (!bias && layer.wt.data())
       kernels.transpose(layer.w + tile.first * layer.ldw + tile.column, layer.ldw, tile.n, columns_of(tile),
                         layer.wt.data() + tile.column * layer.ldt + tile.first, layer.ldt);
   }

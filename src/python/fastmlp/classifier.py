@@ -32,8 +32,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     activation : str or list of str, default="relu"
         Activation of the hidden layers: one name, or one for each. scikit-learn's ``identity``, ``logistic``, ``tanh``
         and ``relu``, and more, such as ``gelu``: an unknown name is answered by all valid ones.
-    solver : {"lbfgs", "sgd", "adam"}, default="adam"
-        "sgd" and "adam" descend batch by batch, "lbfgs" (quasi-Newton) uses all rows at once.
+    solver : {"lbfgs", "sgd", "adam", "adamw", "nadam", "rmsprop", "lion"}, default="adam"
+        "lbfgs" (quasi-Newton) uses all rows at once, the others descend batch by batch.
     alpha : float, default=0.0001
         Strength of the L2 penalty, which is divided by the number of rows (the sum of their weights) of a batch.
     batch_size : int or "auto", default="auto"
@@ -42,11 +42,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Schedule of "sgd": constant; ``learning_rate_init / (t_ + 1) ** power_t``, changed after each epoch; or constant
         until more than ``n_iter_no_change`` epochs bring no improvement, then a fifth of it.
     learning_rate_init : float, default=0.001
-        First learning rate of "sgd" and "adam".
+        First learning rate. Not used by "lbfgs".
     power_t : float, default=0.5
         Exponent of "invscaling".
     max_iter : int, default=200
-        Most epochs ("sgd", "adam") or iterations ("lbfgs").
+        Most epochs, or iterations of "lbfgs".
     shuffle : bool, default=True
         Shuffle the rows before each epoch. Not used by "lbfgs".
     random_state : int, RandomState instance or None, default=None
@@ -68,11 +68,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     validation_fraction : float, default=0.1
         Share of the rows that early stopping sets aside.
     beta_1 : float, default=0.9
-        Decay rate of the first moment of "adam".
+        Decay rate of the first moment of "adam", "adamw" and "nadam"; in "lion" the share of the mean in a step.
     beta_2 : float, default=0.999
-        Decay rate of the second moment of "adam".
+        Decay rate of the second moment of "adam", "adamw" and "nadam".
     epsilon : float, default=1e-8
-        Keeps the steps of "adam" finite.
+        Keeps the steps of "adam", "adamw", "nadam" and "rmsprop" finite.
     n_iter_no_change : int, default=10
         Training stops when more epochs than this in a row bring no improvement; ``np.inf`` for never.
     max_fun : int, default=15000
@@ -81,6 +81,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
     dtype : {"float32", "float64"} or None, default=None
         Numbers in which to compute. None follows the data as scikit-learn does: float32 stays, all else is float64.
+    weight_decay : float, default=0.01
+        Decoupled weight decay of "adamw" and "lion": each step takes the learning rate times this from each weight, as
+        a share of it. Biases do not decay.
+    rho : float, default=0.99
+        Decay rate of the mean of squared gradients in "rmsprop", and of the mean of gradients in "lion".
 
     Attributes
     ----------
@@ -105,9 +110,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     n_iter_ : int
         Epochs or iterations of the last call.
     t_ : int
-        Rows seen by "sgd" or "adam" in all calls.
+        Rows seen in all calls. Not counted by "lbfgs".
     loss_curve_ : list of float
-        Loss after each epoch of "sgd" or "adam".
+        Loss of each epoch. Not there with "lbfgs".
     best_loss_ : float or None
         Smallest loss; None with early stopping.
     validation_scores_ : list of float or None

@@ -6,7 +6,6 @@ batches: data is checked, put into the core's form and handed to it.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -22,19 +21,9 @@ from fastmlp import _core
 from fastmlp._engine import make_engine
 from fastmlp._parameters import FlatParameters, float_dtype, glorot_uniform
 from fastmlp._saving import Saving
-from fastmlp._training import (
-    NOT_FINITE,
-    Data,
-    batch_rows,
-    conclude,
-    minimize_lbfgs,
-    print_stop,
-    report_epochs,
-    shuffles_of,
-    split_rows,
-)
+from fastmlp._solvers import Solvers
+from fastmlp._training import NOT_FINITE, Data
 from fastmlp._validation import core_array, core_matrix, hidden_activations, unit_counts
-from fastmlp.optimizer_state import OptimizerState
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -45,11 +34,8 @@ if TYPE_CHECKING:
 OUTPUT_ACTIVATIONS: dict[str, str] = {name: entry["link"] for name, entry in _core.losses().items()}
 SPARSE_FORMATS = ["csr", "csc"]
 
-# estimator parameters that the core's optimizers call otherwise; all others are passed under their own name
-_PARAMETER_OF = {"nesterov": "nesterovs_momentum"}
 
-
-class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
     """A multilayer perceptron behind scikit-learn's interface; the parameters are described in the subclasses."""
 
     loss: str
@@ -81,6 +67,8 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "n_jobs": [None, Options(Integral, {-1}), Interval(Integral, 1, None, closed="left")],
         "dtype": [None, StrOptions({"float32", "float64"})],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "rho": [Interval(Real, 0, 1, closed="left")],
     }
 
     def __init__(
@@ -111,6 +99,8 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         max_fun: int = 15000,
         n_jobs: int | None = None,
         dtype: str | None = None,
+        weight_decay: float = 0.01,
+        rho: float = 0.99,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -137,6 +127,8 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         self.max_fun = max_fun
         self.n_jobs = n_jobs
         self.dtype = dtype
+        self.weight_decay = weight_decay
+        self.rho = rho
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -220,8 +212,6 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         valid = sorted(set(OUTPUT_ACTIVATIONS.values()))
         raise ValueError(f"out_activation_ must be one of {valid}, got {self.out_activation_!r}")
 
-    # --- solvers ------------------------------------------------------------------------------------------------------
-
     def _initialize(self, sizes: list[int], dtype: DTypeLike) -> None:
         self.n_iter_ = 0
         self.t_ = 0
@@ -229,107 +219,6 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         self._set_parameters(glorot_uniform(sizes, self.activation, self._random_state, dtype), sizes)
         if self.solver != "lbfgs":
             self._start_records()
-
-    def _fit_lbfgs(self, engine: _core.Engine, parameters: NDArray[Any], data: Data) -> None:
-        outcome = minimize_lbfgs(
-            engine,
-            parameters,
-            data,
-            alpha=self.alpha,
-            loss_share=self.n_outputs_ if _core.losses()[self._core_loss()]["mean_over_outputs"] else 1,
-            max_iter=self.max_iter,
-            max_fun=self.max_fun,
-            tol=self.tol,
-            verbose=bool(self.verbose),
-        )
-        self.loss_, self.n_iter_ = outcome.loss, outcome.n_iter
-
-    def _fit_stochastic(
-        self, engine: _core.Engine, parameters: NDArray[Any], data: Data, sizes: list[int], incremental: bool
-    ) -> None:
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        if not incremental or not hasattr(self, "_optimizer"):
-            self._optimizer = self._new_optimizer(sizes, parameters.dtype)
-        if not hasattr(self, "loss_curve_") or self.early_stopping != self._has_scores():
-            self._start_records()
-        rows = validation_rows = None
-        if self.early_stopping:
-            stratify = self._stratify(data.y)
-            rows, validation_rows = split_rows(data.n_rows, self.validation_fraction, stratify, self._random_state)
-        batch_size = batch_rows(self.batch_size, data.n_rows if rows is None else len(rows))
-        options = self._training_options(batch_size, 1 if incremental else self.max_iter)
-        verbose, listener = bool(self.verbose), getattr(self, "_on_epoch", None)
-        with shuffles_of(self._random_state) as stream:
-            outcome = engine.train(
-                parameters,
-                self._optimizer.writable_slots(parameters.dtype),
-                data.X,
-                data.y,
-                data.sample_weight,
-                rows,
-                validation_rows,
-                stream,
-                options,
-                report_epochs(options, self.early_stopping, verbose, listener),
-            )
-        self._record(outcome)
-        if verbose:
-            print_stop(outcome["stopped"], options, self.early_stopping)
-        conclude(outcome, parameters, self.early_stopping, None if incremental else self.max_iter)
-
-    def _new_optimizer(self, sizes: list[int], dtype: DTypeLike) -> OptimizerState:
-        defaults = _core.optimizers()[self.solver]["hyperparameters"]
-        hyperparameters = {
-            name: float(getattr(self, _PARAMETER_OF.get(name, name), default)) for name, default in defaults.items()
-        }
-        # as in scikit-learn, "adam" adapts its steps and ignores the schedule
-        schedule = "constant" if self.solver == "adam" else self.learning_rate
-        return OptimizerState(
-            self.solver, hyperparameters, self.learning_rate_init, schedule, self.power_t, sizes, dtype
-        )
-
-    def _has_scores(self) -> bool:
-        return getattr(self, "validation_scores_", None) is not None
-
-    def _start_records(self) -> None:
-        self.loss_curve_: list[float] = []
-        self._no_improvement_count = 0
-        self.best_loss_ = None if self.early_stopping else math.inf
-        self.validation_scores_: list[float] | None = [] if self.early_stopping else None
-        self.best_validation_score_ = -math.inf if self.early_stopping else None
-
-    def _training_options(self, batch_size: int, max_iter: int) -> dict[str, Any]:
-        return {
-            **self._optimizer.options(),
-            "batch_size": batch_size,
-            "max_iter": max_iter,
-            "n_samples_seen": self.t_,
-            "alpha": self.alpha,
-            "shuffle": self.shuffle,
-            "tol": self.tol,
-            "n_iter_no_change": self.n_iter_no_change,
-            "no_improvement_count": self._no_improvement_count,
-            "best_loss": math.inf if self.early_stopping else self.best_loss_,
-            "best_validation_score": self.best_validation_score_ if self.early_stopping else -math.inf,
-            "score": self._score_name,
-        }
-
-    def _record(self, outcome: dict[str, Any]) -> None:
-        """Take over what the core reports of a training."""
-        self.n_iter_ = outcome["n_iter"]
-        self.t_ = outcome["n_samples_seen"]
-        self._optimizer.t = outcome["t"]
-        self._optimizer.learning_rate = outcome["learning_rate"]
-        self._no_improvement_count = outcome["no_improvement_count"]
-        self.loss_curve_ += outcome["loss_curve"]
-        if outcome["loss_curve"]:
-            self.loss_ = outcome["loss_curve"][-1]
-        if not self.early_stopping:
-            self.best_loss_ = outcome["best_loss"]
-        else:
-            self.validation_scores_ += outcome["validation_scores"]
-            self.best_validation_score_ = outcome["best_validation_score"]
 
     # --- predictions --------------------------------------------------------------------------------------------------
 
@@ -359,11 +248,6 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         )
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
-
-    def _check_solver(self) -> bool:
-        if self.solver == "lbfgs":
-            raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
-        return True
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
