@@ -120,7 +120,49 @@ def adam(hyperparameters, learning_rate, t, w, g, slots):
     w -= learning_rate * np.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(v) + hyperparameters["epsilon"])
 
 
-OPTIMIZERS = {"sgd": sgd, "adam": adam}
+def adamw(hyperparameters, learning_rate, t, w, g, slots):
+    """Adam with a decay of the weights beside the gradient (Loshchilov & Hutter 2017, arXiv:1711.05101)."""
+    b1, b2, (m, v) = hyperparameters["beta_1"], hyperparameters["beta_2"], slots
+    m[:] = b1 * m + (1 - b1) * g
+    v[:] = b2 * v + (1 - b2) * g * g
+    w *= 1 - learning_rate * hyperparameters["weight_decay"]
+    w -= learning_rate * m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + hyperparameters["epsilon"])
+
+
+def nadam(hyperparameters, learning_rate, t, w, g, slots):
+    """Adam that looks a step ahead, with a momentum that grows (Dozat 2016)."""
+    b1, b2, (m, v) = hyperparameters["beta_1"], hyperparameters["beta_2"], slots
+    momenta = b1 * (1 - 0.5 * 0.96 ** (0.004 * np.arange(1, t + 2)))
+    m[:] = b1 * m + (1 - b1) * g
+    v[:] = b2 * v + (1 - b2) * g * g
+    now = (1 - momenta[-2]) / (1 - momenta[:-1].prod()) * g
+    ahead = momenta[-1] / (1 - momenta.prod()) * m
+    w -= learning_rate * (now + ahead) / (np.sqrt(v / (1 - b2**t)) + hyperparameters["epsilon"])
+
+
+def rmsprop(hyperparameters, learning_rate, t, w, g, slots):
+    """Steps scaled by the running root mean square of the gradient (Hinton 2012)."""
+    rho, (v,) = hyperparameters["rho"], slots
+    v[:] = rho * v + (1 - rho) * g * g
+    w -= learning_rate * g / (np.sqrt(v) + hyperparameters["epsilon"])
+
+
+def lion(hyperparameters, learning_rate, t, w, g, slots):
+    """Steps of one size, in the direction of the sign (Chen et al. 2023, arXiv:2302.06675)."""
+    b1, rho, (m,) = hyperparameters["beta_1"], hyperparameters["rho"], slots
+    w -= learning_rate * (np.sign(b1 * m + (1 - b1) * g) + hyperparameters["weight_decay"] * w)
+    m[:] = rho * m + (1 - rho) * g
+
+
+OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw, "nadam": nadam, "rmsprop": rmsprop, "lion": lion}
+
+
+def spare_biases(hyperparameters, n_weights, n_parameters):
+    """The same settings with a weight decay for each parameter, which is 0 for biases."""
+    if "weight_decay" not in hyperparameters:
+        return hyperparameters
+    return {**hyperparameters, "weight_decay": hyperparameters["weight_decay"] * (np.arange(n_parameters) < n_weights)}
+
 
 # --- the network --------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """Normalisation, dropout and skips in the engine: against NumPy, central differences and PyTorch."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from test_losses import targets
 from test_trainer import generator, new_slots, options
 
 from fastmlp import _core
+from fastmlp._parameters import array_shapes, cut
 
 EPSILON, SEED = 1e-5, 11
 NORMALIZATIONS = sorted(_core.normalizations().keys() - {"none"})
@@ -19,7 +19,7 @@ SHAPES = [(1, (3, 4, 2)), (7, (3, 5, 5, 2)), (17, (4, 9, 9, 3, 2)), (40, (20, 33
 
 
 class Deep(NamedTuple):
-    """The arguments of ``_core.Network``."""
+    """What a network is, but for the loss's hyper-parameters."""
 
     layer_sizes: tuple
     activations: tuple
@@ -30,29 +30,12 @@ class Deep(NamedTuple):
 
     @property
     def network(self):
-        return _core.Network(*self)
+        return _core.Network(*self[:3], {}, *self[3:])
 
 
 def arrays(net, flat):
-    """Every array of parameters by name, as views: name -> list with one entry for each layer, or None."""
-    network, sizes = net.network, net.layer_sizes
-    pairs = list(pairwise(sizes))
-
-    def cut(offsets, shapes):
-        ends = [start + int(np.prod(shape)) for start, shape in zip(offsets, shapes, strict=True)]
-        parts = zip(offsets, ends, shapes, strict=True)
-        return [None if start < 0 else flat[start:end].reshape(shape) for start, end, shape in parts]
-
-    vectors = [(n,) for n in sizes[1:]]
-    return {
-        "coefs": cut(network.coef_offsets, pairs),
-        "intercepts": cut(network.intercept_offsets, vectors),
-        "projections": cut(network.projection_offsets, pairs),
-        "scales": cut(network.scale_offsets, vectors[:-1]),
-        "offsets": cut(network.offset_offsets, vectors[:-1]),
-        "means": cut(network.mean_offsets, vectors[:-1]),
-        "variances": cut(network.variance_offsets, vectors[:-1]),
-    }
+    """Every array of parameters by kind, as views: one for each layer, or None."""
+    return cut(flat, array_shapes(net.network))
 
 
 def scatter(x):
@@ -108,7 +91,7 @@ def forward(net, flat, X, weights=None, seed=0, training=False):
             projection = parts["projections"][layer]
             z = z + (below if projection is None else below @ projection)
         below = z
-        moments = parts["means"][layer], parts["variances"][layer]
+        moments = parts["running_means"][layer], parts["running_variances"][layer]
         if training:
             mean = np.average(z, axis=0, weights=weights)
             moments = mean, np.average((z - mean) ** 2, axis=0, weights=weights)
@@ -125,7 +108,7 @@ def problem(net, n, dtype="float64", seed=0):
     flat = random.uniform(-0.7, 0.7, net.network.n_parameters)
     for name, parts in arrays(net, flat).items():
         for part in parts:
-            if part is not None and name in ("scales", "variances"):
+            if part is not None and name in ("scales", "running_variances"):
                 part[...] = random.uniform(0.5, 1.5, part.shape)
     X = random.randn(n, net.layer_sizes[0])
     y, weights = targets(net.loss, random, n, net.layer_sizes[-1]), random.rand(n) + 0.1
@@ -223,58 +206,63 @@ def test_gradients_of_all_kernels_agree(instruction_set, dtype):
             assert_close_by_array(arrays(net, found), arrays(net, expected), 10 * TOLERANCE[dtype])
 
 
-def test_against_pytorch():
-    """A residual network with batch norm, and one with layer norm: gradients, running statistics and predictions."""
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    for normalization, kind in (("batch_norm", torch.nn.BatchNorm1d), ("layer_norm", torch.nn.LayerNorm)):
-        net = deep((5, 6, 6, 4, 3), "gelu", "log_loss", normalization, residual=True)
-        flat, X, y, _ = problem(net, 30)
-        parts = arrays(net, flat)
-        tensors = {
-            name: [None if p is None else torch.tensor(p, requires_grad=True) for p in group]
-            for name, group in parts.items()
+class InPyTorch:
+    """The same network in PyTorch, in float64."""
+
+    def __init__(self, torch, net, flat):
+        self.torch, self.residual = torch, net.residual
+        kind = {"batch_norm": torch.nn.BatchNorm1d, "layer_norm": torch.nn.LayerNorm}[net.normalizations[0]]
+        self.tensors = {
+            name: [None if part is None else torch.tensor(part, requires_grad=True) for part in parts]
+            for name, parts in arrays(net, flat).items()
         }
-        norms = [kind(n).double() for n in net.layer_sizes[1:-1]]
-        for i, norm in enumerate(norms):
-            norm.weight.data, norm.bias.data = tensors["scales"][i].detach(), tensors["offsets"][i].detach()
-            if normalization == "batch_norm":
-                norm.running_mean, norm.running_var = (
-                    torch.tensor(parts["means"][i]),
-                    torch.tensor(parts["variances"][i]),
-                )
+        self.norms = [kind(n).double() for n in net.layer_sizes[1:-1]]
+        for i, norm in enumerate(self.norms):
+            norm.weight, norm.bias = (torch.nn.Parameter(self.tensors[name][i]) for name in ("scales", "offsets"))
+            if net.normalizations[0] == "batch_norm":
+                norm.running_mean = self.tensors["running_means"][i].detach()
+                norm.running_var = self.tensors["running_variances"][i].detach()
 
-        def outputs(tensors=tensors, norms=norms, X=X):
-            a, below = torch.tensor(X), None
-            for i, norm in enumerate(norms):
-                z = a @ tensors["coefs"][i] + tensors["intercepts"][i]
-                if i > 0:
-                    projection = tensors["projections"][i]
-                    z = z + (below if projection is None else below @ projection)
-                below, a = z, torch.nn.functional.gelu(norm(z))
-            return a @ tensors["coefs"][-1] + tensors["intercepts"][-1]
+    def __call__(self, X):
+        a, below = self.torch.tensor(X), None
+        for i, norm in enumerate(self.norms):
+            z = a @ self.tensors["coefs"][i] + self.tensors["intercepts"][i]
+            if i > 0:
+                projection = self.tensors["projections"][i]
+                z = z + (below if projection is None else below @ projection)
+            below, a = z, self.torch.nn.functional.gelu(norm(z))
+        return a @ self.tensors["coefs"][-1] + self.tensors["intercepts"][-1]
 
-        torch.nn.functional.cross_entropy(outputs(), torch.tensor(y)).backward()
-        gradient = arrays(net, engine_of(net).loss_and_gradient(flat, X, y, None, 0.0)[2])
-        for name in ("coefs", "intercepts", "projections"):
-            for ours, theirs in zip(gradient[name], tensors[name], strict=True):
-                if ours is not None:
-                    np.testing.assert_allclose(ours, theirs.grad.numpy(), rtol=1e-9, atol=1e-12)
-        for i, norm in enumerate(norms):
-            np.testing.assert_allclose(gradient["scales"][i], norm.weight.grad.numpy(), rtol=1e-9, atol=1e-12)
-            np.testing.assert_allclose(gradient["offsets"][i], norm.bias.grad.numpy(), rtol=1e-9, atol=1e-12)
-        trained = flat.copy()
-        settings = options("sgd", learning_rate=0.0, batch_size=30, max_iter=1, shuffle=False)
-        engine_of(net).train(trained, new_slots("sgd", flat), X, y, None, None, None, generator(), settings, None)
-        if normalization == "batch_norm":
-            found = arrays(net, trained)
-            for i, norm in enumerate(norms):
-                np.testing.assert_allclose(found["means"][i], norm.running_mean.numpy(), rtol=1e-9)
-                np.testing.assert_allclose(found["variances"][i], norm.running_var.numpy(), rtol=1e-9)
-        with torch.no_grad():
-            for norm in norms:
-                norm.eval()
-            expected = torch.softmax(outputs(), dim=1).numpy()
-        np.testing.assert_allclose(engine_of(net).predict(trained, X), expected, rtol=1e-9)
+    def gradients(self):
+        parts = {name: self.tensors[name] for name in ("coefs", "intercepts", "projections")}
+        parts |= {"scales": [n.weight for n in self.norms], "offsets": [n.bias for n in self.norms]}
+        return {name: [None if p is None else p.grad.numpy() for p in group] for name, group in parts.items()}
+
+
+@pytest.mark.parametrize("normalization", ["batch_norm", "layer_norm"])
+def test_against_pytorch(normalization):
+    """Gradients, running statistics and predictions of a residual network."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    net = deep((5, 6, 6, 4, 3), "gelu", "log_loss", normalization, residual=True)
+    flat, X, y, _ = problem(net, 30)
+    theirs = InPyTorch(torch, net, flat)
+    torch.nn.functional.cross_entropy(theirs(X), torch.tensor(y)).backward()
+    gradient = engine_of(net).loss_and_gradient(flat, X, y, None, 0.0)[2]
+    assert_close_by_array(arrays(net, gradient), theirs.gradients(), 1e-9)
+    settings = options("sgd", learning_rate=0.0, batch_size=30, max_iter=1, shuffle=False)
+    trained = flat.copy()
+    engine_of(net).train(trained, new_slots("sgd", flat), X, y, None, None, None, generator(), settings, None)
+    if normalization == "batch_norm":
+        statistics = {
+            "running_means": [norm.running_mean.numpy() for norm in theirs.norms],
+            "running_variances": [norm.running_var.numpy() for norm in theirs.norms],
+        }
+        assert_close_by_array(arrays(net, trained), statistics, 1e-9)
+    with torch.no_grad():
+        for norm in theirs.norms:
+            norm.eval()
+        expected = torch.softmax(theirs(X), dim=1).numpy()
+    np.testing.assert_allclose(engine_of(net).predict(trained, X), expected, rtol=1e-9)
 
 
 def train(net, dtype, n_threads, n_rows, batch_size, weights=None, **changes):
@@ -388,4 +376,4 @@ def test_sparse_rows_give_the_bits_of_dense_ones(dtype):
 )
 def test_bad_descriptions(extras, message):
     with pytest.raises(ValueError, match=message):
-        _core.Network((3, 4, 2), ("relu",), "log_loss", *extras)
+        _core.Network((3, 4, 2), ("relu",), "log_loss", {}, *extras)

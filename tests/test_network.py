@@ -22,8 +22,8 @@ def test_offsets_cut_the_buffer_as_scikit_learn_packs_it(layer_sizes):
     network = Network(layer_sizes, ["relu"] * (len(layer_sizes) - 2), "squared_error")
     net = reference.Net(layer_sizes, network.activations, network.loss)
     coefs, intercepts = reference.unpack(net, np.arange(network.n_parameters))
-    assert network.coef_offsets == [W[0, 0] for W in coefs]
-    assert network.intercept_offsets == [b[0] for b in intercepts]
+    assert network.offsets["coefs"] == [W[0, 0] for W in coefs]
+    assert network.offsets["intercepts"] == [b[0] for b in intercepts]
     assert intercepts[-1][-1] == network.n_parameters - 1
 
 
@@ -35,8 +35,8 @@ def test_every_name_of_the_catalogues(activation, loss):
 def test_cannot_be_changed_from_outside():
     network = Network([2, 3, 2], ["relu"], "log_loss")
     network.layer_sizes.append(9)
-    network.coef_offsets[0] = 99
-    assert (network.layer_sizes, network.coef_offsets) == ([2, 3, 2], [0, 6])
+    network.offsets["coefs"][0] = 99
+    assert (network.layer_sizes, network.offsets["coefs"]) == ([2, 3, 2], [0, 6])
     with pytest.raises(AttributeError):
         network.loss = "poisson"
 

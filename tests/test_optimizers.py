@@ -10,6 +10,16 @@ from fastmlp import _core
 SETTINGS = {
     "sgd": [{"momentum": 0.0, "nesterov": 0}, {"momentum": 0.8, "nesterov": 0}, {"momentum": 0.8, "nesterov": 1}],
     "adam": [{"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3}, {"beta_1": 0.0, "beta_2": 0.0, "epsilon": 1e-8}],
+    "adamw": [{"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3, "weight_decay": 0.5}],
+    "nadam": [{"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-3}, {"beta_1": 0.0, "beta_2": 0.5, "epsilon": 1e-8}],
+    "rmsprop": [{"rho": 0.5, "epsilon": 1e-3}],
+    "lion": [{"beta_1": 0.5, "rho": 0.8, "weight_decay": 0.5}],
+}
+# the same in PyTorch: class and arguments
+IN_TORCH = {
+    "adamw": ("AdamW", lambda h: {"betas": (h["beta_1"], h["beta_2"]), "weight_decay": h["weight_decay"]}),
+    "nadam": ("NAdam", lambda h: {"betas": (h["beta_1"], h["beta_2"])}),
+    "rmsprop": ("RMSprop", lambda h: {"alpha": h["rho"]}),
 }
 
 
@@ -54,6 +64,40 @@ def test_steps_against_the_oracle(optimizer, dtype, instruction_set, n):
         np.testing.assert_allclose(w, expected, rtol=50 * eps, atol=50 * eps)
         for slot, expected_slot in zip(slots, expected_slots, strict=True):
             np.testing.assert_allclose(slot, expected_slot, rtol=50 * eps, atol=50 * eps)
+
+
+@pytest.fixture
+def torch():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.set_default_dtype(torch.float64)  # else NAdam keeps the product of its momenta in float32
+    yield torch
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("optimizer", IN_TORCH)
+def test_steps_are_pytorchs(optimizer, torch):
+    for h in [defaults(optimizer), *SETTINGS[optimizer]]:
+        w = np.random.RandomState(0).randn(20)
+        theirs = torch.tensor(w, requires_grad=True)
+        name, arguments = IN_TORCH[optimizer]
+        peer = getattr(torch.optim, name)([theirs], lr=0.05, eps=h["epsilon"], **arguments(h))
+        slots = new_slots(optimizer, w)
+        for t, g in enumerate(noise(20, 300), 1):
+            _core.apply_optimizer(optimizer, h, 0.05, t, w, g, slots)
+            theirs.grad = torch.tensor(g)
+            peer.step()
+        np.testing.assert_allclose(w, theirs.detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_nadam_needs_no_memory_of_its_momenta():
+    """The product of all momenta up to now is a formula: right after few steps and after many."""
+    for t in [1, 2, 10, 1000, 100_000]:
+        for beta_1 in [0.5, 0.9, 0.9999]:
+            h, w, g = {**defaults("nadam"), "beta_1": beta_1}, np.ones(3), np.array([1.0, -2.0, 3.0])
+            ours, slots = w.copy(), [g / 2, g * g]
+            _core.apply_optimizer("nadam", h, 0.01, t, ours, g, slots)
+            reference.nadam(h, 0.01, t, w, g, [g / 2, g * g])
+            np.testing.assert_allclose(ours, w, rtol=1e-11)
 
 
 def test_minimises_a_parabola(optimizer, dtype, instruction_set):

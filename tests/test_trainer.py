@@ -93,8 +93,11 @@ def test_epochs_are_the_oracles(optimizer, loss, dtype, weighted, batch_size):
     weights = weights if weighted else None
     trained, report, slots = fit(net, flat, X, y, weights, optimizer=optimizer, batch_size=batch_size)
 
+    n_weights = flat.size - sum(net.layer_sizes[1:])
+    hyperparameters = reference.spare_biases(options(optimizer)["hyperparameters"], n_weights, flat.size)
+
     def step(t, *state):
-        reference.OPTIMIZERS[optimizer](options(optimizer)["hyperparameters"], 0.01, t, *state)
+        reference.OPTIMIZERS[optimizer](hyperparameters, 0.01, t, *state)
 
     (expected, X, y), weights = double(flat, X, y), None if weights is None else weights.astype(np.float64)
     expected_slots, random = new_slots(optimizer, expected), np.random.RandomState(0)

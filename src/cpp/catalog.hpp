@@ -28,6 +28,7 @@ struct Hyperparameters {
 
 constexpr double below_one = 1 - std::numeric_limits<double>::epsilon() / 2; // the ends of half-open ranges
 constexpr double above_zero = std::numeric_limits<double>::min();
+constexpr double largest = std::numeric_limits<double>::max();
 
 template <class... Entries> struct Catalog {
   static constexpr int size = sizeof...(Entries);

@@ -7,8 +7,7 @@
 // so that skips join the layers before their activations (He et al. 2016, arXiv:1603.05027). The output is linear.
 //
 // Parameters are one flat buffer: all weight matrices first, each (fan_in, fan_out) row by row, then all biases; then
-// for each hidden layer its scales and offsets, then all projections P, then running means and variances, which no
-// optimizer changes.
+// all scales, all offsets, all projections P, and all running means and variances, which no optimizer changes.
 #pragma once
 
 #include "activations.hpp"
@@ -141,19 +140,18 @@ private:
   void place_parameters() {
     for (int l = 0; l < n_layers(); ++l) coefs.push_back(place(true, sizes[l], sizes[l + 1]));
     for (int l = 0; l < n_layers(); ++l) biases.push_back(place(true, 1, sizes[l + 1]));
-    for (std::size_t h = 0; h < n_hidden(); ++h)
-      Normalizations::visit(normalizations[h], [&](auto entry) {
-        scales.push_back(place(entry.statistics != Statistics::none, 1, sizes[h + 1]));
-        offsets.push_back(place(entry.centred, 1, sizes[h + 1]));
-      });
+    const auto of_hidden = [&](std::vector<std::ptrdiff_t>& places, auto&& is_wanted) {
+      for (std::size_t h = 0; h < n_hidden(); ++h)
+        Normalizations::visit(normalizations[h],
+                              [&](auto entry) { places.push_back(place(is_wanted(entry), 1, sizes[h + 1])); });
+    };
+    of_hidden(scales, [](auto entry) { return entry.statistics != Statistics::none; });
+    of_hidden(offsets, [](auto entry) { return entry.centred; });
     for (int l = 0; l < n_layers(); ++l)
       projections.push_back(place(has_skip(l) && sizes[l] != sizes[l + 1], sizes[l], sizes[l + 1]));
     n_trainable = n_parameters;
-    for (std::size_t h = 0; h < n_hidden(); ++h) {
-      const bool averaged = statistics_of(normalizations[h]) == Statistics::of_units;
-      means.push_back(place(averaged, 1, sizes[h + 1]));
-      variances.push_back(place(averaged, 1, sizes[h + 1]));
-    }
+    of_hidden(means, [](auto entry) { return entry.statistics == Statistics::of_units; });
+    of_hidden(variances, [](auto entry) { return entry.statistics == Statistics::of_units; });
   }
 };
 

@@ -101,7 +101,7 @@ void apply_optimizer(const std::string& name, const std::map<std::string, double
     const py::ssize_t n = parameters.ndim() == 1 ? parameters.shape(0) : -1;
     T* p = output<T>(parameters, "parameters", {-1});
     const T* g = input<T>(gradient, "gradient", {n});
-    update_array(rule, t, p, g, slot_pointers<T>(rule, slots, n), n);
+    update_array(rule, t, p, g, slot_pointers<T>(rule, slots, n), n, n);
     return {};
   });
 }
@@ -241,13 +241,17 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def_readonly("residual", &Network::residual)
       .def_property_readonly("is_plain", &Network::is_plain)
       .def_readonly("n_trainable", &Network::n_trainable)
-      .def_readonly("coef_offsets", &Network::coefs)
-      .def_readonly("intercept_offsets", &Network::biases)
-      .def_readonly("scale_offsets", &Network::scales)
-      .def_readonly("offset_offsets", &Network::offsets)
-      .def_readonly("projection_offsets", &Network::projections)
-      .def_readonly("mean_offsets", &Network::means)
-      .def_readonly("variance_offsets", &Network::variances);
+      .def_property_readonly("offsets", [](const Network& self) {
+        py::dict d; // in the order of the flat buffer
+        d["coefs"] = self.coefs;
+        d["intercepts"] = self.biases;
+        d["scales"] = self.scales;
+        d["offsets"] = self.offsets;
+        d["projections"] = self.projections;
+        d["running_means"] = self.means;
+        d["running_variances"] = self.variances;
+        return d;
+      });
 
   m.def("predict", predict, "network"_a, "parameters"_a, "X"_a, "n_threads"_a = 0, "assume_finite"_a = false);
 

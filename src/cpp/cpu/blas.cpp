@@ -73,7 +73,7 @@ public:
     const FlushDenormals mode;
     std::vector<T> g(parameters.size());
     to_neurons(gradient, g.data());
-    update_array(rule, ++rule.t, parameters.data(), g.data(), slots, network.n_parameters);
+    update_array(rule, ++rule.t, parameters.data(), g.data(), slots, network.biases[0], network.n_parameters);
   }
 
   void predict(const T* flat, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
@@ -201,17 +201,19 @@ template std::unique_ptr<Engine<double>> make_blas_engine(const Network&);
 
 template <class T>
 void update_array(const Rule& rule, long long t, T* w, const T* gradient, const std::vector<T*>& slots,
-                  std::ptrdiff_t n) {
-  T c[max_coefficients];
-  step_coefficients(rule, t, c);
+                  std::ptrdiff_t n_weights, std::ptrdiff_t n) {
+  const Step<T> step(rule, t);
   constexpr std::ptrdiff_t most = 1 << 20; // a tile counts in int
-  for (std::ptrdiff_t i = 0; i < n; i += most) {
-    UpdateTile<T> tile{w + i, 0, {}, 0, 1, int(std::min(most, n - i))};
+  for (std::ptrdiff_t i = 0, end = 0; i < n; i = end) {
+    end = std::min(i + most, i < n_weights ? n_weights : n);
+    UpdateTile<T> tile{w + i, 0, {}, 0, 1, int(end - i)};
     for (std::size_t s = 0; s < slots.size(); ++s) tile.slots[s] = slots[s] + i;
-    kernels<T>().update(rule.optimizer, c, T(0), T(1), gradient + i, tile);
+    kernels<T>().update(rule.optimizer, i < n_weights ? step.weights : step.others, T(0), T(1), gradient + i, tile);
   }
 }
-template void update_array(const Rule&, long long, float*, const float*, const std::vector<float*>&, std::ptrdiff_t);
-template void update_array(const Rule&, long long, double*, const double*, const std::vector<double*>&, std::ptrdiff_t);
+template void update_array(const Rule&, long long, float*, const float*, const std::vector<float*>&, std::ptrdiff_t,
+                           std::ptrdiff_t);
+template void update_array(const Rule&, long long, double*, const double*, const std::vector<double*>&, std::ptrdiff_t,
+                           std::ptrdiff_t);
 
 } // namespace fastmlp

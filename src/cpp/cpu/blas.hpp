@@ -23,9 +23,10 @@ bool use_blas();
 
 template <class T> std::unique_ptr<Engine<T>> make_blas_engine(const Network& network);
 
-// Step number `t` of the rule for n numbers and what the optimizer keeps for each.
+// Step number `t` of the rule for n numbers, the first `n_weights` of which decay, and what the optimizer keeps for
+// each.
 template <class T>
 void update_array(const Rule& rule, long long t, T* w, const T* gradient, const std::vector<T*>& slots,
-                  std::ptrdiff_t n);
+                  std::ptrdiff_t n_weights, std::ptrdiff_t n);
 
 } // namespace fastmlp

@@ -96,14 +96,13 @@ public:
     tiles.plan(0);
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
-      T c[max_coefficients];
-      step_coefficients(rule, rule.t, c);
+      const Step<T> step(rule, rule.t);
       T* G = scratch[team.thread].data();
       tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
         std::fill_n(G, tiles.gradient_size(), T(0)); // padding has no gradient
         for_each_number(tiles.parameter_of(tile), tile, R,
                         [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
-        tiles.update(i, rule.optimizer, c, 0, 1, G);
+        tiles.update(i, rule.optimizer, step, 0, 1, G);
       });
     });
   }
@@ -344,8 +343,7 @@ private:
   // With each tile the next one is fetched, and some of the rows that this thread will gather for the next batch.
   void step(const Batch& batch, const Batch& next, const Rule& rule, long long t, double alpha, double scale,
             const Team& team) {
-    T c[max_coefficients];
-    step_coefficients(rule, t, c);
+    const Step<T> step(rule, t);
     sparse_gradient(batch, team);
     const std::int64_t n_tiles = std::int64_t(tiles.first(team, 1) - tiles.first(team));
     std::int64_t row = part(next.n_panels, team) * R;
@@ -357,7 +355,7 @@ private:
       prefetch(next, row, std::min(row + n_rows, end));
       row += n_rows;
       tiles.gradient(space, int(batch.rows.n), tile, G);
-      tiles.update(i, rule.optimizer, c, alpha, scale, G);
+      tiles.update(i, rule.optimizer, step, alpha, scale, G);
     });
   }
 

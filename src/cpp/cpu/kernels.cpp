@@ -56,7 +56,7 @@ FASTMLP_INLINE S step(const T* c, T alpha, T scale, G* g, T* w, T* const* slots,
   if constexpr (std::is_same_v<Entry, KeepGradient>) {
     store_as<S>(g, gradient);
   } else {
-    constexpr int n_slots = int(sizeof(Entry::slots) / sizeof(*Entry::slots));
+    constexpr int n_slots = int(std::size(Entry::slots));
     S slot[max_slots];
     for (int s = 0; s < n_slots; ++s) slot[s] = load_as<S>(slots[s] + at);
     Entry::update(weight, gradient, slot, c);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 
 namespace fastmlp {
 
@@ -46,13 +47,28 @@ template <class T> void copy_rows(const Matrix<T>& X, const RowRange& rows, T* o
   }
 }
 
-// What the optimizer's step number `t` has in common for all weights.
-template <class T> void step_coefficients(const Rule& rule, long long t, T* c) {
-  double wide[max_coefficients] = {};
-  Optimizers::visit(rule.optimizer,
-                    [&](auto entry) { entry.prepare(rule.hyperparameters.data(), rule.learning_rate, t, wide); });
-  for (int i = 0; i < max_coefficients; ++i) c[i] = T(wide[i]);
-}
+// What the optimizer's step number `t` has in common for all weights, and for all biases, scales and offsets, which do
+// not decay.
+template <class T> struct Step {
+  T weights[max_coefficients], others[max_coefficients];
+
+  Step(const Rule& rule, long long t) {
+    prepare(rule, t, true, weights);
+    prepare(rule, t, false, others);
+  }
+
+private:
+  static void prepare(const Rule& rule, long long t, bool decays, T* c) {
+    double wide[max_coefficients] = {};
+    Optimizers::visit(rule.optimizer, [&](auto entry) {
+      std::vector<double> h = rule.hyperparameters;
+      for (std::size_t i = 0; i < h.size(); ++i)
+        if (!decays && entry.hyperparameters[i].name == std::string_view("weight_decay")) h[i] = 0;
+      entry.prepare(h.data(), rule.learning_rate, t, wide);
+    });
+    for (int i = 0; i < max_coefficients; ++i) c[i] = T(wide[i]);
+  }
+};
 
 // One array of parameters of a layer of weights: where it stands in the flat buffer, and in the engine.
 template <class T> struct Parameter {

@@ -166,12 +166,14 @@ public:
     squares[i] = penalised ? sum : 0;
   }
 
-  // The same, then the optimizer with its coefficients c; G stays as it is.
-  void update(std::size_t i, int optimizer, const T* c, double alpha, double scale, const T* G) {
+  // The same, then a step of the optimizer; G stays as it is.
+  void update(std::size_t i, int optimizer, const Step<T>& step, double alpha, double scale, const T* G) {
     const Tile& tile = list[i];
     const Parameter<T>& p = parameter_of(tile);
-    const double sum = kernels.update(optimizer, c, p.is_matrix() ? T(alpha) : T(0), T(scale), G, update_tile(tile));
-    squares[i] = p.is_matrix() ? sum : 0;
+    const bool decays = p.is_matrix();
+    const double sum = kernels.update(optimizer, decays ? step.weights : step.others, decays ? T(alpha) : T(0),
+                                      T(scale), G, update_tile(tile));
+    squares[i] = decays ? sum : 0;
     const Layer<T>& layer = layers[p.layer];
     if (p.role == Parameter<T>::weights && layer.wt.data())
       kernels.transpose(layer.w + tile.first * layer.ldw + tile.column, layer.ldw, tile.n, columns_of(tile),

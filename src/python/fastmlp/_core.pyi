@@ -29,6 +29,9 @@ __version__: str
 def activations() -> dict[str, dict[str, Any]]:
     """Name -> {"formula": str}."""
 
+def normalizations() -> dict[str, dict[str, Any]]:
+    """Name -> {"formula": str, "has_scale": bool, "has_offset": bool, "averages": bool: over the steps of training}."""
+
 def losses() -> dict[str, dict[str, Any]]:
     """Name -> {"formula": str, "link": output activation, "domain": valid targets, ...} and
 
@@ -97,10 +100,22 @@ class MT19937:
 # --- the network: plain data ----------------------------------------------------------------------------------------
 
 class Network:
-    """What a network is: layer sizes, hidden activations, loss (which owns the output activation)."""
+    """What a network is: layer sizes, what each hidden layer does, loss (which owns the output activation).
+
+    ``normalizations`` names one for each hidden layer, ``dropout`` gives the share of the inputs and of the units of
+    each hidden layer that training leaves out; ``residual`` adds to the sums of each hidden layer but the first those
+    of the layer below, through a projection where widths differ.
+    """
 
     def __init__(
-        self, layer_sizes: Sequence[int], activations: Sequence[str], loss: str, loss_parameters: LossNumbers = ...
+        self,
+        layer_sizes: Sequence[int],
+        activations: Sequence[str],
+        loss: str,
+        loss_parameters: LossNumbers = ...,
+        normalizations: Sequence[str] = (),
+        dropout: Sequence[float] = (),
+        residual: bool = False,
     ) -> None: ...
     @property
     def layer_sizes(self) -> list[int]: ...
@@ -113,9 +128,25 @@ class Network:
     @property
     def n_parameters(self) -> int: ...
     @property
-    def coef_offsets(self) -> list[int]: ...
+    def normalizations(self) -> list[str]: ...
     @property
-    def intercept_offsets(self) -> list[int]: ...
+    def dropout(self) -> list[float]: ...
+    @property
+    def residual(self) -> bool: ...
+    @property
+    def is_plain(self) -> bool:
+        """Whether every hidden layer is an activation of weighted sums, and nothing else."""
+
+    @property
+    def n_trainable(self) -> int:
+        """Numbers that an optimizer changes: all but running means and variances, which are the last ones."""
+
+    @property
+    def offsets(self) -> dict[str, list[int]]:
+        """Kind -> where each array starts in the flat buffer, or -1; in its order: coefs, intercepts, scales, offsets,
+
+        projections, running_means, running_variances. One for each layer of weights, or for each hidden layer.
+        """
 
 # --- predictions ----------------------------------------------------------------------------------------------------
 
@@ -162,9 +193,18 @@ class Engine:
         """Output of ``layer`` (0 is the input, ``L`` or -1 the predictions), shape ``(n, layer_sizes[layer])``."""
 
     def loss_and_gradient(
-        self, parameters: FloatArray, X: Matrix, y: Targets, sample_weight: FloatArray | None, alpha: float
+        self,
+        parameters: FloatArray,
+        X: Matrix,
+        y: Targets,
+        sample_weight: FloatArray | None,
+        alpha: float,
+        dropout_seed: int = 0,
     ) -> tuple[float, float, FloatArray]:
-        """Weighted mean loss of the rows (summed over outputs), L2 penalty, and the gradient of their sum (flat)."""
+        """Weighted mean loss of the rows (summed over outputs), L2 penalty, and the gradient of their sum (flat).
+
+        As in a step of training: with the statistics of these rows, and dropout unless its seed is 0.
+        """
 
     def apply(
         self,
@@ -201,7 +241,7 @@ class Engine:
         optimizer (name), hyperparameters (dict), learning_rate (float), learning_rate_init (float),
         schedule ("constant" | "invscaling" | "adaptive"), power_t, t (steps done), n_samples_seen (the ``t_`` of
         scikit-learn), alpha, batch_size, max_iter, shuffle (bool), tol, n_iter_no_change (float, may be inf),
-        no_improvement_count, best_loss, best_validation_score, score ("accuracy" | "r2").
+        dropout_seed (0: none), no_improvement_count, best_loss, best_validation_score, score ("accuracy" | "r2").
 
         ``on_epoch(n_iter, loss, validation_score or NaN, learning_rate)`` is called after each epoch with the GIL held;
         the learning rate is that of the next epoch.

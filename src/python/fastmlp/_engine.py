@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=256)
 def network_of(
-    sizes: tuple[int, ...], activations: tuple[str, ...], loss: str, loss_parameters: tuple[Any, ...] = ()
+    sizes: tuple[int, ...],
+    activations: tuple[str, ...],
+    loss: str,
+    loss_parameters: tuple[tuple[str, Any], ...] = (),
+    normalizations: tuple[str, ...] = (),
+    dropout: tuple[float, ...] = (),
+    residual: bool = False,
 ) -> _core.Network:
     """Return the network of this description: it never changes, and making it takes longer than a row through it."""
-    return _core.Network(sizes, activations, loss, dict(loss_parameters))
+    return _core.Network(sizes, activations, loss, dict(loss_parameters), normalizations, dropout, residual)
 
 
 def predict_plain(

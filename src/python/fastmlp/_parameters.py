@@ -1,22 +1,28 @@
-"""Parameters: one flat buffer, and the lists of weight matrices and biases that are views of it.
+"""Parameters: one flat buffer, and the lists of arrays that are views of it.
 
-The order is the core's: all weight matrices, each (fan_in, fan_out) in C order, then all biases.
+The order is the core's: all weight matrices, each (fan_in, fan_out) in C order, then all biases; then what hidden
+layers may have besides, by kind.
 """
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
+    from fastmlp import _core
 
-_DRAWN_AT_ONCE = 1 << 16
+Shapes: TypeAlias = "dict[str, list[tuple[int, ...] | None]]"
+
+# of arrays in the flat buffer, in its order; a fitted estimator has each as a list, under this name with "_"
+KINDS = ("coefs", "intercepts", "scales", "offsets", "projections", "running_means", "running_variances")
 
 
 def parameter_count(sizes: Sequence[int]) -> int:
@@ -34,6 +40,31 @@ def views(flat: NDArray[Any], sizes: Sequence[int]) -> tuple[list[NDArray[Any]],
         biases.append(flat[start : start + fan_out])
         start += fan_out
     return coefs, biases
+
+
+def array_shapes(network: _core.Network) -> Shapes:
+    """Return the shapes of a network's arrays by kind: one for each layer, None where there is no array."""
+    sizes = network.layer_sizes
+    matrices, vectors = list(pairwise(sizes)), [(size,) for size in sizes[1:]]
+    return {
+        kind: [
+            None if start < 0 else shape
+            for start, shape in zip(starts, matrices if kind in ("coefs", "projections") else vectors, strict=False)
+        ]
+        for kind, starts in network.offsets.items()
+    }
+
+
+def cut(flat: NDArray[Any], shapes: Shapes) -> dict[str, list[Any]]:
+    """Return views of ``flat`` with these shapes, one after the other."""
+    arrays: dict[str, list[Any]] = {kind: [] for kind in shapes}
+    start = 0
+    for kind, of_layers in shapes.items():
+        for shape in of_layers:
+            end = start if shape is None else start + math.prod(shape)
+            arrays[kind].append(None if shape is None else flat[start:end].reshape(shape))
+            start = end
+    return arrays
 
 
 def layer_sizes(coefs: Sequence[Any], intercepts: Sequence[Any]) -> list[int]:
@@ -69,71 +100,65 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return np.dtype(np.float32 if np.dtype(dtype) == np.float32 else np.float64)
 
 
-def glorot_uniform(
-    sizes: Sequence[int], activation: str | Sequence[str], random: Any, dtype: DTypeLike
-) -> NDArray[Any]:
-    """Draw initial parameters, flat: scikit-learn's numbers from ``random.uniform``, rounded to ``dtype``.
-
-    Weights and biases of a layer are uniform within ``sqrt(factor / (fan_in + fan_out))``; ``factor`` is 2 where the
-    ``activation`` (one name, or one for each hidden layer) is "logistic" and 6 otherwise. The output layer is drawn
-    like the last hidden one.
-
-    References
-    ----------
-    Glorot, X. and Bengio, Y. (2010). Understanding the difficulty of training deep feedforward neural networks.
-    AISTATS.
-    """
-    if isinstance(activation, str):
-        activations = [activation] * (len(sizes) - 1)
-    else:
-        activations = [*activation, *(activation[-1:] or ["identity"])]
-    flat = np.empty(parameter_count(sizes), dtype)
-    for coef, bias, name in zip(*views(flat, sizes), activations, strict=True):
-        bound = np.sqrt((2.0 if name == "logistic" else 6.0) / sum(coef.shape))
-        for numbers in (coef.ravel(), bias):  # views; in parts, as float64 would take twice the room of float32
-            for start in range(0, numbers.size, _DRAWN_AT_ONCE):
-                part = numbers[start : start + _DRAWN_AT_ONCE]
-                part[...] = random.uniform(-bound, bound, part.size)
-    return flat
-
-
 class FlatParameters:
-    """The part of an estimator that holds ``coefs_`` and ``intercepts_`` as views of one buffer.
+    """The part of an estimator that holds ``coefs_``, ``intercepts_`` and their like as views of one buffer.
 
-    Both are plain lists, so a user may put other arrays in: they are gathered into a new buffer when they are needed.
+    All are plain lists, so a user may put other arrays in: they are gathered into a new buffer when they are needed.
     """
 
     coefs_: list[Any]
     intercepts_: list[Any]
 
-    def _set_parameters(self, flat: NDArray[Any], sizes: list[int]) -> None:
-        """Make ``coefs_`` and ``intercepts_`` views of ``flat``."""
-        self.coefs_, self.intercepts_ = views(flat, sizes)
-        self._flat: tuple[NDArray[Any], list[int], list[Any]] = flat, sizes, [*self.coefs_, *self.intercepts_]
+    def _set_parameters(self, flat: NDArray[Any], shapes: Shapes) -> None:
+        """Make ``coefs_``, ``intercepts_`` and what else there is views of ``flat``."""
+        arrays = cut(flat, shapes)
+        self.coefs_, self.intercepts_ = arrays["coefs"], arrays["intercepts"]
+        others = [kind for kind in KINDS[2:] if any(array is not None for array in arrays.get(kind, []))]
+        for kind in KINDS[2:]:
+            if kind in others:
+                setattr(self, f"{kind}_", arrays[kind])
+            else:
+                vars(self).pop(f"{kind}_", None)
+        sizes = layer_sizes(self.coefs_, self.intercepts_)
+        self._flat: tuple[NDArray[Any], list[int], list[Any], list[str]] = flat, sizes, [], others
+        self._flat[2].extend(self._arrays(others))
+
+    def _arrays(self, others: Iterable[str] = KINDS[2:]) -> list[Any]:
+        """Return all arrays in the order of the flat buffer."""
+        arrays = [*self.coefs_, *self.intercepts_]
+        for kind in others:
+            arrays += [array for array in getattr(self, f"{kind}_", []) if array is not None]
+        return arrays
 
     def _parameters(self) -> tuple[NDArray[Any], list[int]]:
         """Return all parameters flat, and the layer sizes: no copy while the lists hold ``_set_parameters``' views."""
-        arrays = [*self.coefs_, *self.intercepts_]
         if hasattr(self, "_flat"):
-            flat, sizes, made = self._flat
+            flat, sizes, made, others = self._flat
+            arrays = self._arrays(others)
             if len(arrays) == len(made) and all(map(operator.is_, arrays, made)):
                 return flat, sizes
         sizes = layer_sizes(self.coefs_, self.intercepts_)
-        return np.concatenate([np.ravel(array) for array in arrays]), sizes
+        return np.concatenate([np.ravel(array) for array in self._arrays()]), sizes
 
-    def _own_parameters(self, sizes: list[int], dtype: str | None) -> NDArray[Any]:
-        """Return the buffer, of which ``coefs_`` and ``intercepts_`` are views from now on, to be trained in place.
+    def _own_parameters(self, network: _core.Network, dtype: str | None) -> NDArray[Any]:
+        """Return the buffer, of which the lists are views from now on, to be trained in place.
 
         Without a ``dtype`` it is float32 if all parameters are, else float64.
         """
         flat, given = self._parameters()
+        sizes = network.layer_sizes
         if given != sizes:
             raise ValueError(
                 f"coefs_ and intercepts_ belong to layers of {given} units, "
                 f"but hidden_layer_sizes and the data need {sizes}"
             )
+        if flat.size != network.n_parameters:
+            raise ValueError(
+                f"normalization and residual need {network.n_parameters} parameters, "
+                f"but there are {flat.size}: they must not change before training goes on"
+            )
         flat = flat.astype(dtype or float_dtype(flat.dtype), copy=False)
-        self._set_parameters(flat, sizes)
+        self._set_parameters(flat, array_shapes(network))
         return flat
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,4 +168,8 @@ class FlatParameters:
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[misc]
         if hasattr(self, "coefs_"):
-            self._set_parameters(*self._parameters())
+            lists = {kind: getattr(self, f"{kind}_", []) for kind in KINDS}
+            shapes = {
+                kind: [None if array is None else np.shape(array) for array in arrays] for kind, arrays in lists.items()
+            }
+            self._set_parameters(self._parameters()[0], shapes)

@@ -11,8 +11,8 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import _core, files
-from fastmlp._parameters import float_dtype, parameter_count
-from fastmlp._validation import hidden_activations, name_among
+from fastmlp._parameters import array_shapes, float_dtype
+from fastmlp._validation import name_among
 from fastmlp.optimizer_state import OptimizerState
 from fastmlp.predictor import Predictor
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _NUMBERS = ["n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_", "_no_improvement_count"]
 _CURVES = ["loss_curve_", "validation_scores_"]
-_OPTIMIZER_NUMBERS = ["learning_rate_init", "learning_rate", "power_t", "t"]
+_OPTIMIZER_NUMBERS = ["learning_rate_init", "learning_rate", "power_t", "t", "dropout_seed"]
 
 
 class Saving:
@@ -64,11 +64,12 @@ class Saving:
             name_among(dtype, ["float32", "float64"], "dtype")
         model: Any = self
         flat, sizes = model._parameters()
+        network = model._network(sizes)
         decoder = getattr(model, "_label_binarizer", None)
         return Predictor(
             np.asarray(flat, dtype or model.dtype or float_dtype(flat.dtype)),
             tuple(sizes),
-            tuple(hidden_activations(model.activation, len(sizes) - 2)),
+            tuple(network.activations),
             model._core_loss(),
             "continuous" if decoder is None else decoder.y_type_,
             getattr(model, "classes_", None),
@@ -76,6 +77,8 @@ class Saving:
             assume_finite,
             model.n_jobs,
             model._core_loss_parameters(),
+            tuple(network.normalizations),
+            network.residual,
         )
 
     def save(self, path: str | os.PathLike[str], *, optimizer: bool = False, date: str | None = None) -> None:
@@ -160,7 +163,7 @@ class Saving:
                 raise ValueError(f"it holds an estimator of class {saved['class']!r}, not {cls.__name__!r}")
             model: Any = cls(**_parameters_of(cls, saved, tensors))
             model._validate_params()
-            model._set_parameters(files.stored_parameters(header, tensors), list(predictor.layer_sizes))
+            model._set_parameters(files.stored_parameters(header, tensors), array_shapes(predictor.network))
             _restore(model, predictor, saved)
             state = files.entry(header, "optimizer", dict, None)
             if state is not None:
@@ -259,6 +262,7 @@ def _restore_optimizer(model: Any, saved: Header, tensors: Tensors) -> None:
     if state is None:
         return
     flat, sizes = model._parameters()
+    state = {"dropout_seed": 0, **state}  # older files have none
     numbers = {name: files.decode(state.get(name)) for name in _OPTIMIZER_NUMBERS}
     if any(type(number) not in (int, float) for number in numbers.values()):
         raise ValueError(f"{', '.join(_OPTIMIZER_NUMBERS)} of the optimizer must be numbers, found {numbers}")
@@ -271,11 +275,12 @@ def _restore_optimizer(model: Any, saved: Header, tensors: Tensors) -> None:
         numbers["power_t"],
         sizes,
         flat.dtype,
+        flat.size,
     )
     optimizer.learning_rate, optimizer.t = float(numbers["learning_rate"]), int(numbers["t"])
-    shape = (parameter_count(sizes),)
+    optimizer.dropout_seed = int(numbers["dropout_seed"])
     for name, slot in optimizer.slots.items():
-        slot[...] = _tensor(tensors, f"optimizer.{name}", shape, ["float32", "float64"])
+        slot[...] = _tensor(tensors, f"optimizer.{name}", flat.shape, ["float32", "float64"])
 
 
 def _tensor(tensors: Tensors, name: str, shape: tuple[int, ...] | None, dtypes: list[str]) -> NDArray[Any]:

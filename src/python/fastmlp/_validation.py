@@ -7,7 +7,9 @@ ones; ``Network``, which works without scikit-learn, uses ``real_array``.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Collection, Iterable
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 
 ACTIVATIONS = tuple(_core.activations())
+NORMALIZATIONS = tuple(_core.normalizations())
 MOST_UNITS = 2**30  # of a layer: the core counts with 32-bit integers
 
 
@@ -32,7 +35,12 @@ def name_among(given: object, allowed: Collection[str], what: str) -> str:
 
 
 def unit_counts(given: Any, name: str) -> list[int]:
-    """Return the numbers of units per layer: ``given`` is one positive integer or an iterable of them."""
+    """Return the numbers of units per layer: ``given`` is a positive integer, an iterable of them, or "256x3"."""
+    if isinstance(given, str):
+        parts = re.fullmatch(r"(\d+)x(\d+)", given)
+        if parts is None:
+            raise ValueError(f"{name} as a string must be units and layers such as '256x3', got {given!r}.")
+        given = [int(parts[1])] * int(parts[2])
     sizes = list(given) if isinstance(given, Iterable) else [given]
     try:
         counts = [operator.index(size) for size in sizes]
@@ -47,10 +55,33 @@ def unit_counts(given: Any, name: str) -> list[int]:
 
 def hidden_activations(given: str | Iterable[str], n_hidden: int) -> list[str]:
     """Return one activation per hidden layer: ``given`` is a name for all of them, or one name each."""
+    return _one_per_hidden_layer(given, n_hidden, ACTIVATIONS, "activation")
+
+
+def hidden_normalizations(given: str | Iterable[str | None] | None, n_hidden: int) -> list[str]:
+    """Return one normalisation per hidden layer: ``given`` is a name for all, or one name each; None for none."""
+    names = given if isinstance(given, str) or given is None else ["none" if name is None else name for name in given]
+    return _one_per_hidden_layer(names or "none", n_hidden, NORMALIZATIONS, "normalization")
+
+
+def hidden_dropout(given: Any, n_hidden: int) -> list[float]:
+    """Return the dropout of each hidden layer: ``given`` is a number for all of them, or one number each."""
+    shares = [given] * n_hidden if isinstance(given, Real) else list(given)
+    if len(shares) != n_hidden:
+        raise ValueError(
+            f"dropout must be one number or one per hidden layer ({n_hidden}), got {len(shares)}: {shares}"
+        )
+    for share in shares:
+        if not isinstance(share, Real) or not 0 <= float(share) < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {share!r}")
+    return [float(share) for share in shares]
+
+
+def _one_per_hidden_layer(given: str | Iterable[str], n_hidden: int, allowed: Collection[str], what: str) -> list[str]:
     names = [given] * n_hidden if isinstance(given, str) else list(given)
     if len(names) != n_hidden:
-        raise ValueError(f"activation must be one name or one per hidden layer ({n_hidden}), got {len(names)}: {names}")
-    return [name_among(name, ACTIVATIONS, "activation") for name in names]
+        raise ValueError(f"{what} must be one name or one per hidden layer ({n_hidden}), got {len(names)}: {names}")
+    return [name_among(name, allowed, what) for name in names]
 
 
 def thread_count(n_jobs: int | None) -> int:

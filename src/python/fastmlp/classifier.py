@@ -29,13 +29,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     Parameters
     ----------
-    hidden_layer_sizes : int or array-like of int, default=(100,)
-        Units of each hidden layer; ``()`` for none.
+    hidden_layer_sizes : int, array-like of int or str, default=(100,)
+        Units of each hidden layer; ``()`` for none, "256x3" for three of 256.
     activation : str or list of str, default="relu"
         Activation of the hidden layers: one name, or one for each. scikit-learn's ``identity``, ``logistic``, ``tanh``
         and ``relu``, and more, such as ``gelu``: an unknown name is answered by all valid ones.
-    solver : {"lbfgs", "sgd", "adam"}, default="adam"
-        "sgd" and "adam" descend batch by batch, "lbfgs" (quasi-Newton) uses all rows at once.
+    solver : {"lbfgs", "sgd", "adam", "adamw", "nadam", "rmsprop", "lion"}, default="adam"
+        "lbfgs" (quasi-Newton) uses all rows at once, the others descend batch by batch.
     alpha : float, default=0.0001
         Strength of the L2 penalty, which is divided by the number of rows (the sum of their weights) of a batch.
     batch_size : int or "auto", default="auto"
@@ -44,11 +44,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Schedule of "sgd": constant; ``learning_rate_init / (t_ + 1) ** power_t``, changed after each epoch; or constant
         until more than ``n_iter_no_change`` epochs bring no improvement, then a fifth of it.
     learning_rate_init : float, default=0.001
-        First learning rate of "sgd" and "adam".
+        First learning rate. Not used by "lbfgs".
     power_t : float, default=0.5
         Exponent of "invscaling".
     max_iter : int, default=200
-        Most epochs ("sgd", "adam") or iterations ("lbfgs").
+        Most epochs, or iterations of "lbfgs".
     shuffle : bool, default=True
         Shuffle the rows before each epoch. Not used by "lbfgs".
     random_state : int, RandomState instance or None, default=None
@@ -70,11 +70,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     validation_fraction : float, default=0.1
         Share of the rows that early stopping sets aside.
     beta_1 : float, default=0.9
-        Decay rate of the first moment of "adam".
+        Decay rate of the first moment of "adam", "adamw" and "nadam"; in "lion" the share of the mean in a step.
     beta_2 : float, default=0.999
-        Decay rate of the second moment of "adam".
+        Decay rate of the second moment of "adam", "adamw" and "nadam".
     epsilon : float, default=1e-8
-        Keeps the steps of "adam" finite.
+        Keeps the steps of "adam", "adamw", "nadam" and "rmsprop" finite.
     n_iter_no_change : int, default=10
         Training stops when more epochs than this in a row bring no improvement; ``np.inf`` for never.
     max_fun : int, default=15000
@@ -83,6 +83,25 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
     dtype : {"float32", "float64"} or None, default=None
         Numbers in which to compute. None follows the data as scikit-learn does: float32 stays, all else is float64.
+    normalization : {"batch_norm", "layer_norm", "rms_norm"}, list of them, or None, default=None
+        Normalisation of hidden layers before their activation: one name, or one (or None) for each. Their scales and
+        offsets are learned.
+    dropout : float or list of float, default=0.0
+        Share of the units of hidden layers that each step leaves out at random: one number, or one for each layer.
+    input_dropout : float, default=0.0
+        The same for the features; needs dense X.
+    residual : bool, default=False
+        Add to the sums of each hidden layer but the first those of the layer below, as they are before normalisation
+        and activation; where the numbers of units differ, through a learned projection. Very deep networks need it.
+    initialization : str, callable, or list of them, default="glorot_uniform"
+        How weights start: "glorot_uniform" (as in scikit-learn), "glorot_normal", "he_uniform", "he_normal",
+        "lecun_uniform", "lecun_normal", "orthogonal", "zeros"; or a callable ``(fan_in, fan_out, random_state)`` that
+        returns an array of shape (fan_in, fan_out). One for all layers of weights, or one for each.
+    weight_decay : float, default=0.01
+        Decoupled weight decay of "adamw" and "lion": each step takes the learning rate times this from each weight, as
+        a share of it. Biases do not decay.
+    rho : float, default=0.99
+        Decay rate of the mean of squared gradients in "rmsprop", and of the mean of gradients in "lion".
 
     Attributes
     ----------
@@ -92,6 +111,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Weights of each layer: views of one buffer. May be assigned: the next prediction or training uses them.
     intercepts_ : list of ndarray of shape (fan_out,)
         Biases of each layer, likewise.
+    scales_, offsets_, projections_, running_means_, running_variances_ : list of ndarray or None
+        With ``normalization`` or ``residual``: what hidden layers learn besides, one entry for each layer, likewise.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -107,9 +128,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     n_iter_ : int
         Epochs or iterations of the last call.
     t_ : int
-        Rows seen by "sgd" or "adam" in all calls.
+        Rows seen in all calls. Not counted by "lbfgs".
     loss_curve_ : list of float
-        Loss after each epoch of "sgd" or "adam".
+        Loss of each epoch. Not there with "lbfgs".
     best_loss_ : float or None
         Smallest loss; None with early stopping.
     validation_scores_ : list of float or None

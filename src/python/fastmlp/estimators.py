@@ -6,7 +6,6 @@ batches: data is checked, put into the core's form and handed to it.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from inspect import signature
@@ -22,22 +21,20 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp import _core
 from fastmlp._engine import make_engine, network_of, predict_plain
+from fastmlp._initialization import DEFAULT, Rule, initial_parameters, initialization_rules
 from fastmlp._losses import LossParameters, loss_numbers, loss_with_link
-from fastmlp._parameters import FlatParameters, float_dtype, glorot_uniform
+from fastmlp._parameters import FlatParameters, array_shapes, float_dtype
 from fastmlp._saving import Saving
-from fastmlp._training import (
-    NOT_FINITE,
-    Data,
-    batch_rows,
-    conclude,
-    minimize_lbfgs,
-    print_stop,
-    report_epochs,
-    shuffles_of,
-    split_rows,
+from fastmlp._solvers import Solvers
+from fastmlp._training import NOT_FINITE, Data
+from fastmlp._validation import (
+    core_array,
+    core_matrix,
+    hidden_activations,
+    hidden_dropout,
+    hidden_normalizations,
+    unit_counts,
 )
-from fastmlp._validation import core_array, core_matrix, hidden_activations, unit_counts
-from fastmlp.optimizer_state import OptimizerState
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -47,17 +44,14 @@ if TYPE_CHECKING:
 
 SPARSE_FORMATS = ["csr", "csc"]
 
-# estimator parameters that the core's optimizers call otherwise; all others are passed under their own name
-_PARAMETER_OF = {"nesterov": "nesterovs_momentum"}
 
-
-class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
     """A multilayer perceptron behind scikit-learn's interface; the parameters are described in the subclasses."""
 
     _score_name: ClassVar[str]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", str, Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(_core.activations())), list, tuple],
         "solver": [StrOptions({"lbfgs", *_core.optimizers()})],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -83,11 +77,18 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         "loss_parameters": [dict, None],
         "n_jobs": [None, Options(Integral, {-1}), Interval(Integral, 1, None, closed="left")],
         "dtype": [None, StrOptions({"float32", "float64"})],
+        "normalization": [None, str, list, tuple],
+        "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
+        "input_dropout": [Interval(Real, 0, 1, closed="left")],
+        "residual": ["boolean"],
+        "initialization": [str, callable, list, tuple],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "rho": [Interval(Real, 0, 1, closed="left")],
     }
 
     def __init__(
         self,
-        hidden_layer_sizes: int | Sequence[int] = (100,),
+        hidden_layer_sizes: int | str | Sequence[int] = (100,),
         activation: str | Sequence[str] = "relu",
         *,
         loss: str = "log_loss",
@@ -115,34 +116,15 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         max_fun: int = 15000,
         n_jobs: int | None = None,
         dtype: str | None = None,
+        normalization: str | Sequence[str | None] | None = None,
+        dropout: float | Sequence[float] = 0.0,
+        input_dropout: float = 0.0,
+        residual: bool = False,
+        initialization: Rule | Sequence[Rule] = DEFAULT,
+        weight_decay: float = 0.01,
+        rho: float = 0.99,
     ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.loss = loss
-        self.loss_parameters = loss_parameters
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.n_jobs = n_jobs
-        self.dtype = dtype
+        vars(self).update({name: value for name, value in locals().items() if name != "self"})
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -171,7 +153,10 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Self:
         hidden = unit_counts(self.hidden_layer_sizes, "hidden_layer_sizes")
-        activations = hidden_activations(self.activation, len(hidden))
+        hidden_activations(self.activation, len(hidden))
+        hidden_normalizations(self.normalization, len(hidden))
+        hidden_dropout(self.dropout, len(hidden))
+        initialization_rules(self.initialization, len(hidden) + 1)
         loss_numbers(self.loss, self.loss_parameters)  # refuses what the loss does not know, before all work
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._validate_fit(X, y, incremental, reset=first_pass)
@@ -185,12 +170,14 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
             self.out_activation_ = self._first_output_activation()
-        network = self._network(sizes, activations)  # refuses sizes that no machine can hold
+        network = self._network(sizes)  # refuses sizes that no machine can hold
         if first_pass:
-            self._initialize(sizes, X.dtype)
-        parameters = self._own_parameters(sizes, self.dtype)
+            self._initialize(network, X.dtype)
+        parameters = self._own_parameters(network, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
         engine = make_engine(network, dtype, self.n_jobs)
+        if self.solver == "lbfgs":
+            _refuse_chance(network)
         data = Data(
             core_matrix(X, dtype),
             y if y.ndim == 1 else core_array(y, dtype),
@@ -199,7 +186,7 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         if self.solver == "lbfgs":
             self._fit_lbfgs(engine, parameters, data)
         else:
-            self._fit_stochastic(engine, parameters, data, sizes, incremental)
+            self._fit_stochastic(engine, network, parameters, data, incremental)
         with np.errstate(over="ignore", invalid="ignore"):  # a finite sum has finite terms, and needs no room
             if not np.isfinite(parameters.sum()) and not np.isfinite(parameters).all():
                 raise ValueError(NOT_FINITE)
@@ -224,120 +211,25 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
     def _core_loss_parameters(self) -> dict[str, Any]:
         return loss_numbers(self._core_loss(), self.loss_parameters)
 
-    def _network(self, sizes: list[int], activations: list[str]) -> _core.Network:
+    def _network(self, sizes: list[int]) -> _core.Network:
+        n_hidden = len(sizes) - 2
         loss_parameters = tuple((name, tuple(np.ravel(v))) for name, v in self._core_loss_parameters().items())
-        return network_of(tuple(sizes), tuple(activations), self._core_loss(), loss_parameters)
+        plain = self.normalization is None and not self.residual and self.dropout == self.input_dropout == 0
+        extras: tuple[Any, ...] = ()
+        if not plain:
+            dropout = [float(self.input_dropout), *hidden_dropout(self.dropout, n_hidden)]
+            extras = tuple(hidden_normalizations(self.normalization, n_hidden)), tuple(dropout), bool(self.residual)
+        activations = tuple(hidden_activations(self.activation, n_hidden))
+        return network_of(tuple(sizes), activations, self._core_loss(), loss_parameters, *extras)
 
-    # --- solvers ------------------------------------------------------------------------------------------------------
-
-    def _initialize(self, sizes: list[int], dtype: DTypeLike) -> None:
+    def _initialize(self, network: _core.Network, dtype: DTypeLike) -> None:
         self.n_iter_ = 0
         self.t_ = 0
-        self.n_layers_ = len(sizes)
-        self._set_parameters(glorot_uniform(sizes, self.activation, self._random_state, dtype), sizes)
+        self.n_layers_ = len(network.layer_sizes)
+        flat = initial_parameters(network, self.initialization, self._random_state, dtype)
+        self._set_parameters(flat, array_shapes(network))
         if self.solver != "lbfgs":
             self._start_records()
-
-    def _fit_lbfgs(self, engine: _core.Engine, parameters: NDArray[Any], data: Data) -> None:
-        outcome = minimize_lbfgs(
-            engine,
-            parameters,
-            data,
-            alpha=self.alpha,
-            loss_share=self.n_outputs_ if _core.losses()[self._core_loss()]["mean_over_outputs"] else 1,
-            max_iter=self.max_iter,
-            max_fun=self.max_fun,
-            tol=self.tol,
-            verbose=bool(self.verbose),
-        )
-        self.loss_, self.n_iter_ = outcome.loss, outcome.n_iter
-
-    def _fit_stochastic(
-        self, engine: _core.Engine, parameters: NDArray[Any], data: Data, sizes: list[int], incremental: bool
-    ) -> None:
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        if not incremental or not hasattr(self, "_optimizer"):
-            self._optimizer = self._new_optimizer(sizes, parameters.dtype)
-        if not hasattr(self, "loss_curve_") or self.early_stopping != self._has_scores():
-            self._start_records()
-        rows = validation_rows = None
-        if self.early_stopping:
-            stratify = self._stratify(data.y)
-            rows, validation_rows = split_rows(data.n_rows, self.validation_fraction, stratify, self._random_state)
-        batch_size = batch_rows(self.batch_size, data.n_rows if rows is None else len(rows))
-        options = self._training_options(batch_size, 1 if incremental else self.max_iter)
-        verbose, listener = bool(self.verbose), getattr(self, "_on_epoch", None)
-        with shuffles_of(self._random_state) as stream:
-            outcome = engine.train(
-                parameters,
-                self._optimizer.writable_slots(parameters.dtype),
-                data.X,
-                data.y,
-                data.sample_weight,
-                rows,
-                validation_rows,
-                stream,
-                options,
-                report_epochs(options, self.early_stopping, verbose, listener),
-            )
-        self._record(outcome)
-        if verbose:
-            print_stop(outcome["stopped"], options, self.early_stopping)
-        conclude(outcome, parameters, self.early_stopping, None if incremental else self.max_iter)
-
-    def _new_optimizer(self, sizes: list[int], dtype: DTypeLike) -> OptimizerState:
-        defaults = _core.optimizers()[self.solver]["hyperparameters"]
-        hyperparameters = {
-            name: float(getattr(self, _PARAMETER_OF.get(name, name), default)) for name, default in defaults.items()
-        }
-        # as in scikit-learn, "adam" adapts its steps and ignores the schedule
-        schedule = "constant" if self.solver == "adam" else self.learning_rate
-        return OptimizerState(
-            self.solver, hyperparameters, self.learning_rate_init, schedule, self.power_t, sizes, dtype
-        )
-
-    def _has_scores(self) -> bool:
-        return getattr(self, "validation_scores_", None) is not None
-
-    def _start_records(self) -> None:
-        self.loss_curve_: list[float] = []
-        self._no_improvement_count = 0
-        self.best_loss_ = None if self.early_stopping else math.inf
-        self.validation_scores_: list[float] | None = [] if self.early_stopping else None
-        self.best_validation_score_ = -math.inf if self.early_stopping else None
-
-    def _training_options(self, batch_size: int, max_iter: int) -> dict[str, Any]:
-        return {
-            **self._optimizer.options(),
-            "batch_size": batch_size,
-            "max_iter": max_iter,
-            "n_samples_seen": self.t_,
-            "alpha": self.alpha,
-            "shuffle": self.shuffle,
-            "tol": self.tol,
-            "n_iter_no_change": self.n_iter_no_change,
-            "no_improvement_count": self._no_improvement_count,
-            "best_loss": math.inf if self.early_stopping else self.best_loss_,
-            "best_validation_score": self.best_validation_score_ if self.early_stopping else -math.inf,
-            "score": self._score_name,
-        }
-
-    def _record(self, outcome: dict[str, Any]) -> None:
-        """Take over what the core reports of a training."""
-        self.n_iter_ = outcome["n_iter"]
-        self.t_ = outcome["n_samples_seen"]
-        self._optimizer.t = outcome["t"]
-        self._optimizer.learning_rate = outcome["learning_rate"]
-        self._no_improvement_count = outcome["no_improvement_count"]
-        self.loss_curve_ += outcome["loss_curve"]
-        if outcome["loss_curve"]:
-            self.loss_ = outcome["loss_curve"][-1]
-        if not self.early_stopping:
-            self.best_loss_ = outcome["best_loss"]
-        else:
-            self.validation_scores_ += outcome["validation_scores"]
-            self.best_validation_score_ = outcome["best_validation_score"]
 
     # --- predictions --------------------------------------------------------------------------------------------------
 
@@ -346,7 +238,7 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         if "coefs_" not in vars(self):  # the check takes longer than a row of a small network
             check_is_fitted(self)
         flat, sizes = self._parameters()
-        network = self._network(sizes, hidden_activations(self.activation, len(sizes) - 2))
+        network = self._network(sizes)
         if (
             sizes[0] == getattr(self, "n_features_in_", None)
             and (self.dtype is None or self.dtype == flat.dtype)
@@ -367,12 +259,16 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         given = signature(type(self)).parameters.values()  # a pickle of an older version lacks the newer ones
         super().__setstate__({**{each.name: each.default for each in given}, **state})
 
-    def _check_solver(self) -> bool:
-        if self.solver == "lbfgs":
-            raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
-        return True
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _refuse_chance(network: _core.Network) -> None:
+    """Raise if the loss would change from one evaluation to the next, or with the rows: L-BFGS needs one function."""
+    if any(network.dropout):
+        raise ValueError("dropout needs a solver that descends batch by batch, not 'lbfgs'")
+    averages = {name for name, entry in _core.normalizations().items() if entry["averages"]}
+    if found := averages.intersection(network.normalizations):
+        raise ValueError(f"normalization {found.pop()!r} needs a solver that descends batch by batch, not 'lbfgs'")

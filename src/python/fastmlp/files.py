@@ -1,6 +1,7 @@
 """Model files: safetensors with one JSON header. Reading one never runs code; no scikit-learn here.
 
-A file holds the tensors ``coefs.0``, ``intercepts.0``, ``coefs.1`` ... and, if asked for, what training needs to go on.
+A file holds the tensors ``coefs.0``, ``intercepts.0``, ``coefs.1`` ..., those of normalisation and skips, and, if asked
+for, what training needs to go on.
 All else stands in the header, a JSON text under ``fastmlp`` in the metadata; ``docs/design/0009-model-files.md``
 describes it. A change that old readers would misunderstand raises ``FORMAT_VERSION``, and old files stay readable: each
 version has its golden file in the tests.
@@ -15,13 +16,14 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from fastmlp import _core
+from fastmlp._parameters import array_shapes, cut
+from fastmlp._validation import NORMALIZATIONS, name_among, unit_counts
 from fastmlp.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 Header: TypeAlias = dict[str, Any]
 Tensors: TypeAlias = dict[str, "NDArray[Any]"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 is still written for networks that it can describe
 MOST_LABEL_BYTES = 2**26  # a short file must not ask for much memory: "<U999999999" is a dtype too
 _LABEL_DTYPES = r"\|b1|[<>|][iu][1248]|[<>]f[248]|[<>]U\d{1,8}|\|O"
 
@@ -85,12 +87,11 @@ def load(path: str | os.PathLike[str], *, assume_finite: bool = False, n_jobs: i
 
 def describe(predictor: Predictor, parameters: NDArray[Any], provenance: Header) -> tuple[Header, Tensors]:
     """Return the header and the tensors of a predictor; ``parameters`` are its own, maybe in a wider dtype."""
-    sizes = list(predictor.layer_sizes)
-    names = predictor.feature_names_in_
+    names, network = predictor.feature_names_in_, predictor.network
     header: Header = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1 if network.is_plain else 2,
         "network": {
-            "layer_sizes": sizes,
+            "layer_sizes": list(predictor.layer_sizes),
             "activations": list(predictor.activations),
             "loss": predictor.loss,
             "loss_parameters": dict(predictor.loss_parameters or {}),
@@ -103,16 +104,14 @@ def describe(predictor: Predictor, parameters: NDArray[Any], provenance: Header)
         "preprocessing": None,
         "provenance": {"fastmlp": _core.__version__, **provenance},
     }
-    tensors, start = {}, 0
-    for name, shape in tensor_shapes(sizes).items():
-        tensors[name] = parameters[start : start + math.prod(shape)].reshape(shape)
-        start += math.prod(shape)
-    return header, tensors
+    if not network.is_plain:
+        header["network"] |= {"normalizations": network.normalizations, "residual": network.residual}
+    return header, _by_name(cut(parameters, array_shapes(network)))
 
 
 def build_predictor(header: Header, tensors: Tensors, assume_finite: bool, n_jobs: int | None) -> Predictor:
     """Return the predictor that a header and tensors describe, after checking every part of it."""
-    network = entry(header, "network", dict)
+    described = entry(header, "network", dict)
     if header.get("preprocessing") is not None:
         raise ValueError(f"'preprocessing' must be null in version 1, found {header['preprocessing']!r}")
     dtype = entry(header, "dtype", str)
@@ -121,28 +120,33 @@ def build_predictor(header: Header, tensors: Tensors, assume_finite: bool, n_job
     classes, names = entry(header, "classes", dict, None), entry(header, "feature_names", list, None)
     predictor = Predictor(
         stored_parameters(header, tensors).astype(dtype, copy=False),
-        tuple(entry(network, "layer_sizes", list)),
-        tuple(entry(network, "activations", list)),
-        entry(network, "loss", str),
+        tuple(entry(described, "layer_sizes", list)),
+        tuple(entry(described, "activations", list)),
+        entry(described, "loss", str),
         entry(header, "target_type", str),
         None if classes is None else decode_labels(classes),
         None if names is None else np.array(names, dtype=object),
         assume_finite,
         n_jobs,
-        network.get("loss_parameters"),  # older files have none
+        described.get("loss_parameters"),  # older files have none
+        *_hidden_extras(described),
     )
-    if entry(network, "out_activation", str) != predictor.out_activation_:
+    if entry(described, "out_activation", str) != predictor.out_activation_:
         raise ValueError(
             f"'out_activation' must be {predictor.out_activation_!r} for the loss {predictor.loss!r}, "
-            f"found {network['out_activation']!r}"
+            f"found {described['out_activation']!r}"
         )
     return predictor
 
 
 def stored_parameters(header: Header, tensors: Tensors) -> NDArray[Any]:
-    """Return weights and biases as one flat array in the dtype in which they were saved."""
-    sizes = entry(entry(header, "network", dict), "layer_sizes", list)
-    shapes = tensor_shapes(sizes)
+    """Return all parameters as one flat array in the dtype in which they were saved."""
+    described = entry(header, "network", dict)
+    sizes, n_hidden = entry(described, "layer_sizes", list), len(entry(described, "activations", list))
+    normalizations, residual = _hidden_extras(described)
+    unit_counts(sizes, "layer_sizes")
+    network = _core.Network(sizes, ["identity"] * n_hidden, "squared_error", {}, normalizations, (), residual)
+    shapes = _by_name(array_shapes(network))
     dtypes = set()
     for name, shape in shapes.items():
         if name not in tensors:
@@ -155,10 +159,22 @@ def stored_parameters(header: Header, tensors: Tensors) -> NDArray[Any]:
     return np.concatenate([tensors[name].ravel() for name in shapes])
 
 
-def tensor_shapes(sizes: list[int]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of a network, by name, in the order of the flat parameters."""
-    coefs = {f"coefs.{i}": pair for i, pair in enumerate(pairwise(sizes))}
-    return {**coefs, **{f"intercepts.{i}": (size,) for i, size in enumerate(sizes[1:])}}
+def _hidden_extras(described: Header) -> tuple[tuple[str, ...], bool]:
+    """Return normalisations and whether there are skips; files of version 1 tell nothing of them."""
+    names = entry(described, "normalizations", list) if "normalizations" in described else []
+    for name in names:
+        name_among(name, NORMALIZATIONS, "normalization")
+    return tuple(names), entry(described, "residual", bool) if "residual" in described else False
+
+
+def _by_name(arrays: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Return what there is by the names of tensors, in the order of the flat parameters."""
+    return {
+        f"{kind}.{layer}": array
+        for kind, of_layers in arrays.items()
+        for layer, array in enumerate(of_layers)
+        if array is not None
+    }
 
 
 # --- values as JSON ---------------------------------------------------------------------------------------------------

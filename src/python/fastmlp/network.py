@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -10,9 +11,10 @@ import numpy as np
 
 from fastmlp import _core
 from fastmlp._engine import make_engine
+from fastmlp._initialization import DEFAULT, Rule, initial_parameters
 from fastmlp._losses import CLASS_LOSSES, LossParameters, loss_numbers
-from fastmlp._parameters import glorot_uniform, parameter_count, views
-from fastmlp._validation import hidden_activations, name_among, real_array, unit_counts
+from fastmlp._parameters import views
+from fastmlp._validation import hidden_activations, hidden_normalizations, name_among, real_array, unit_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,6 +45,14 @@ class Network:
     loss_parameters : dict or None, default=None
         Hyper-parameters of the loss by name; defaults where there is none. An unknown name is answered by all valid
         ones.
+    normalization : str, list of str or None, default=None
+        Normalisation of the hidden layers before their activation, "batch_norm", "layer_norm" or "rms_norm": one name,
+        or one for each. ``forward`` takes the running statistics of "batch_norm", ``loss`` and ``gradient`` those of
+        the rows.
+    residual : bool, default=False
+        Add to the sums of each hidden layer but the first those of the layer below.
+    initialization : str, callable, or list of them, default="glorot_uniform"
+        How weights start, as in the estimators.
 
     Attributes
     ----------
@@ -53,7 +63,8 @@ class Network:
     output_activation : str
         Activation of the output layer.
     parameters : ndarray of shape (n_parameters,)
-        All numbers of the network: weight matrices, each (fan_in, fan_out) in C order, then biases. May be assigned.
+        All numbers of the network: weight matrices, each (fan_in, fan_out) in C order, then biases, then what hidden
+        layers have besides. May be assigned.
     n_parameters : int
         How many there are.
     n_targets : int
@@ -105,6 +116,9 @@ class Network:
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         n_jobs: int | None = None,
         loss_parameters: LossParameters | None = None,
+        normalization: str | Sequence[str | None] | None = None,
+        residual: bool = False,
+        initialization: Rule | Sequence[Rule] = DEFAULT,
     ) -> None:
         self.layer_sizes = tuple(unit_counts(layer_sizes, "layer_sizes"))
         if len(self.layer_sizes) < 2:
@@ -124,20 +138,30 @@ class Network:
         self.dtype = np.dtype(name_among(dtype, ["float32", "float64"], "dtype"))
         self.n_jobs = n_jobs
         random = random_state if hasattr(random_state, "uniform") else np.random.RandomState(random_state)
-        self._parameters = glorot_uniform(self.layer_sizes, activation, random, self.dtype)
+        self.normalizations = tuple(hidden_normalizations(normalization, len(self.layer_sizes) - 2))
+        self.residual = bool(residual)
+        self._parameters = initial_parameters(self.network, initialization, random, self.dtype)
 
     def __repr__(self) -> str:
         steps = [str(self.layer_sizes[0])]
-        for size, activation in zip(self.layer_sizes[1:], [*self.activations, self.output_activation], strict=True):
-            steps.append(f"{size} {activation}")
+        norms = [f"{name} " if name != "none" else "" for name in self.normalizations]
+        functions = [*map(operator.add, norms, self.activations), self.output_activation]
+        for size, function in zip(self.layer_sizes[1:], functions, strict=True):
+            steps.append(f"{size} {function}")
         return f"Network({' -> '.join(steps)}; loss={self.loss_name!r}, dtype={self.dtype.name!r})"
+
+    @property
+    def network(self) -> _core.Network:
+        """The core's description of the network."""
+        extras = self.normalizations, (), self.residual
+        return _core.Network(self.layer_sizes, self.activations, self.loss_name, self.loss_parameters, *extras)
 
     # --- parameters ---------------------------------------------------------------------------------------------------
 
     @property
     def n_parameters(self) -> int:
         """Number of weights and biases."""
-        return parameter_count(self.layer_sizes)
+        return self.network.n_parameters
 
     @property
     def parameters(self) -> NDArray[Any]:
@@ -293,8 +317,7 @@ class Network:
         return loss + penalty, gradient
 
     def _engine(self) -> _core.Engine:
-        network = _core.Network(self.layer_sizes, self.activations, self.loss_name, self.loss_parameters)
-        return make_engine(network, self.dtype, self.n_jobs)
+        return make_engine(self.network, self.dtype, self.n_jobs)
 
     def _rows(self, X: Any) -> tuple[NDArray[Any], bool]:
         """Return X as rows, and whether it was a single one."""

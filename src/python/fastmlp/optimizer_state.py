@@ -36,6 +36,8 @@ class OptimizerState:
         Those of the network whose parameters are updated, input first.
     dtype : dtype
         float32 or float64: that of the parameters.
+    n_parameters : int or None, default=None
+        Number of parameters; None for those of weights and biases alone.
 
     Attributes
     ----------
@@ -43,6 +45,8 @@ class OptimizerState:
         The current learning rate.
     t : int
         Steps done so far.
+    dropout_seed : int
+        Seed of what each step leaves out; 0 for nothing.
     slots : dict of str to ndarray of shape (n_parameters,)
         The numbers kept for each parameter, flat, by the catalogue's name, in the core's order: the weights of a layer
         are (fan_out, fan_in) here. Each is also an attribute that gives them as a list of arrays shaped like the
@@ -59,6 +63,7 @@ class OptimizerState:
         power_t: float,
         layer_sizes: Sequence[int],
         dtype: DTypeLike,
+        n_parameters: int | None = None,
     ) -> None:
         self.name = name
         self.hyperparameters = dict(hyperparameters)
@@ -68,7 +73,8 @@ class OptimizerState:
         self.power_t = float(power_t)
         self.t = 0
         self.layer_sizes = list(layer_sizes)
-        n = parameter_count(layer_sizes)
+        self.dropout_seed = 0
+        n = parameter_count(layer_sizes) if n_parameters is None else n_parameters
         self.slots = {slot: _zeros(n, np.dtype(dtype)) for slot in _core.optimizers()[name]["slots"]}
 
     def __getattr__(self, name: str) -> list[NDArray[Any]]:
@@ -95,6 +101,7 @@ class OptimizerState:
             "schedule": self.schedule,
             "power_t": self.power_t,
             "t": self.t,
+            "dropout_seed": getattr(self, "dropout_seed", 0),  # older pickles have none
         }
 
 

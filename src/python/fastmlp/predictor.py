@@ -6,6 +6,7 @@ the estimators' parameters stand elsewhere.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,15 @@ import numpy as np
 from fastmlp import _core
 from fastmlp._losses import loss_numbers, predicted_values
 from fastmlp._parameters import float_dtype
-from fastmlp._validation import core_array, hidden_activations, name_among, real_array, thread_count, unit_counts
+from fastmlp._validation import (
+    core_array,
+    hidden_activations,
+    hidden_normalizations,
+    name_among,
+    real_array,
+    thread_count,
+    unit_counts,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +63,11 @@ class Predictor:
         Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
     loss_parameters : dict or None, default=None
         Hyper-parameters of the loss by name; defaults where there is none.
+    normalizations : sequence of str, default=()
+        Normalisation of each hidden layer; none for an empty one. ``parameters`` then go on with what it has learned,
+        in the order of ``_core.Network.offsets``.
+    residual : bool, default=False
+        Whether the sums of a hidden layer are added to those of the next one.
 
     Attributes
     ----------
@@ -65,6 +79,8 @@ class Predictor:
         float32 or float64: that of all computations and answers.
     out_activation_ : str
         Activation of the output layer.
+    network : _core.Network
+        The core's description of all that.
 
     Raises
     ------
@@ -95,6 +111,9 @@ class Predictor:
     assume_finite: bool = False
     n_jobs: int | None = None
     loss_parameters: Mapping[str, Any] | None = None
+    normalizations: tuple[str, ...] = ()
+    residual: bool = False
+    network: _core.Network = field(init=False)
     _compiled: _core.Predictor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,7 +123,9 @@ class Predictor:
         activations = hidden_activations(self.activations, len(sizes) - 2)
         name_among(self.target_type, TARGET_TYPES, "target_type")
         loss = name_among(self.loss, _core.losses(), "loss")
-        network = _core.Network(sizes, activations, loss, loss_numbers(loss, self.loss_parameters))
+        normalizations = hidden_normalizations(self.normalizations or None, len(sizes) - 2)
+        numbers, residual = loss_numbers(loss, self.loss_parameters), bool(self.residual)
+        network = _core.Network(sizes, activations, loss, numbers, normalizations, (), residual)
         parameters = real_array(self.parameters, "parameters", float_dtype(np.asarray(self.parameters).dtype))
         if parameters.shape != (network.n_parameters,):
             raise ValueError(
@@ -116,6 +137,9 @@ class Predictor:
             "layer_sizes": tuple(sizes),
             "activations": tuple(activations),
             "loss_parameters": network.loss_parameters,
+            "normalizations": tuple(normalizations),
+            "residual": residual,
+            "network": network,
             "classes_": None if self.classes_ is None else _frozen(self.classes_),
             "feature_names_in_": None if self.feature_names_in_ is None else _names(self.feature_names_in_, sizes[0]),
         }.items():
@@ -151,8 +175,10 @@ class Predictor:
 
     def __repr__(self) -> str:
         steps = [str(self.layer_sizes[0])]
-        for size, activation in zip(self.layer_sizes[1:], [*self.activations, self.out_activation_], strict=True):
-            steps.append(f"{size} {activation}")
+        norms = [f"{name} " if name != "none" else "" for name in self.normalizations]
+        functions = [*map(operator.add, norms, self.activations), self.out_activation_]
+        for size, function in zip(self.layer_sizes[1:], functions, strict=True):
+            steps.append(f"{size} {function}")
         return f"Predictor({' -> '.join(steps)}; target_type={self.target_type!r}, dtype={self.dtype.name!r})"
 
     @property

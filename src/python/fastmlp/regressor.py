@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from fastmlp import _core
+from fastmlp._initialization import DEFAULT, Rule
 from fastmlp._losses import (
     NUMBER_LOSSES,
     OUTPUT_ACTIVATIONS,
@@ -41,13 +42,13 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     loss : str, default="squared_error"
         ``squared_error``: half the squared error, with the outputs as they are; ``poisson``: half the deviance of
         counts, with the exponential of the outputs, for targets of 0 or more.
-    hidden_layer_sizes : int or array-like of int, default=(100,)
-        Units of each hidden layer; ``()`` for none.
+    hidden_layer_sizes : int, array-like of int or str, default=(100,)
+        Units of each hidden layer; ``()`` for none, "256x3" for three of 256.
     activation : str or list of str, default="relu"
         Activation of the hidden layers: one name, or one for each. scikit-learn's ``identity``, ``logistic``, ``tanh``
         and ``relu``, and more, such as ``gelu``: an unknown name is answered by all valid ones.
-    solver : {"lbfgs", "sgd", "adam"}, default="adam"
-        "sgd" and "adam" descend batch by batch, "lbfgs" (quasi-Newton) uses all rows at once.
+    solver : {"lbfgs", "sgd", "adam", "adamw", "nadam", "rmsprop", "lion"}, default="adam"
+        "lbfgs" (quasi-Newton) uses all rows at once, the others descend batch by batch.
     alpha : float, default=0.0001
         Strength of the L2 penalty, which is divided by the number of rows (the sum of their weights) of a batch.
     batch_size : int or "auto", default="auto"
@@ -56,11 +57,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Schedule of "sgd": constant; ``learning_rate_init / (t_ + 1) ** power_t``, changed after each epoch; or constant
         until more than ``n_iter_no_change`` epochs bring no improvement, then a fifth of it.
     learning_rate_init : float, default=0.001
-        First learning rate of "sgd" and "adam".
+        First learning rate. Not used by "lbfgs".
     power_t : float, default=0.5
         Exponent of "invscaling".
     max_iter : int, default=200
-        Most epochs ("sgd", "adam") or iterations ("lbfgs").
+        Most epochs, or iterations of "lbfgs".
     shuffle : bool, default=True
         Shuffle the rows before each epoch. Not used by "lbfgs".
     random_state : int, RandomState instance or None, default=None
@@ -82,11 +83,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     validation_fraction : float, default=0.1
         Share of the rows that early stopping sets aside.
     beta_1 : float, default=0.9
-        Decay rate of the first moment of "adam".
+        Decay rate of the first moment of "adam", "adamw" and "nadam"; in "lion" the share of the mean in a step.
     beta_2 : float, default=0.999
-        Decay rate of the second moment of "adam".
+        Decay rate of the second moment of "adam", "adamw" and "nadam".
     epsilon : float, default=1e-8
-        Keeps the steps of "adam" finite.
+        Keeps the steps of "adam", "adamw", "nadam" and "rmsprop" finite.
     n_iter_no_change : int, default=10
         Training stops when more epochs than this in a row bring no improvement; ``np.inf`` for never.
     max_fun : int, default=15000
@@ -95,6 +96,25 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
     dtype : {"float32", "float64"} or None, default=None
         Numbers in which to compute. None follows the data as scikit-learn does: float32 stays, all else is float64.
+    normalization : {"batch_norm", "layer_norm", "rms_norm"}, list of them, or None, default=None
+        Normalisation of hidden layers before their activation: one name, or one (or None) for each. Their scales and
+        offsets are learned.
+    dropout : float or list of float, default=0.0
+        Share of the units of hidden layers that each step leaves out at random: one number, or one for each layer.
+    input_dropout : float, default=0.0
+        The same for the features; needs dense X.
+    residual : bool, default=False
+        Add to the sums of each hidden layer but the first those of the layer below, as they are before normalisation
+        and activation; where the numbers of units differ, through a learned projection. Very deep networks need it.
+    initialization : str, callable, or list of them, default="glorot_uniform"
+        How weights start: "glorot_uniform" (as in scikit-learn), "glorot_normal", "he_uniform", "he_normal",
+        "lecun_uniform", "lecun_normal", "orthogonal", "zeros"; or a callable ``(fan_in, fan_out, random_state)`` that
+        returns an array of shape (fan_in, fan_out). One for all layers of weights, or one for each.
+    weight_decay : float, default=0.01
+        Decoupled weight decay of "adamw" and "lion": each step takes the learning rate times this from each weight, as
+        a share of it. Biases do not decay.
+    rho : float, default=0.99
+        Decay rate of the mean of squared gradients in "rmsprop", and of the mean of gradients in "lion".
 
     Attributes
     ----------
@@ -102,6 +122,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Weights of each layer: views of one buffer. May be assigned: the next prediction or training uses them.
     intercepts_ : list of ndarray of shape (fan_out,)
         Biases of each layer, likewise.
+    scales_, offsets_, projections_, running_means_, running_variances_ : list of ndarray or None
+        With ``normalization`` or ``residual``: what hidden layers learn besides, one entry for each layer, likewise.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -117,9 +139,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     n_iter_ : int
         Epochs or iterations of the last call.
     t_ : int
-        Rows seen by "sgd" or "adam" in all calls.
+        Rows seen in all calls. Not counted by "lbfgs".
     loss_curve_ : list of float
-        Loss after each epoch of "sgd" or "adam".
+        Loss of each epoch. Not there with "lbfgs".
     best_loss_ : float or None
         Smallest loss; None with early stopping.
     validation_scores_ : list of float or None
@@ -157,7 +179,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def __init__(
         self,
         loss: str = "squared_error",
-        hidden_layer_sizes: int | Sequence[int] = (100,),
+        hidden_layer_sizes: int | str | Sequence[int] = (100,),
         activation: str | Sequence[str] = "relu",
         *,
         loss_parameters: LossParameters | None = None,
@@ -184,36 +206,15 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         max_fun: int = 15000,
         n_jobs: int | None = None,
         dtype: str | None = None,
+        normalization: str | Sequence[str | None] | None = None,
+        dropout: float | Sequence[float] = 0.0,
+        input_dropout: float = 0.0,
+        residual: bool = False,
+        initialization: Rule | Sequence[Rule] = DEFAULT,
+        weight_decay: float = 0.01,
+        rho: float = 0.99,
     ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            activation,
-            loss=loss,
-            loss_parameters=loss_parameters,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-            n_jobs=n_jobs,
-            dtype=dtype,
-        )
+        super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 
     @available_if(lambda estimator: estimator._check_solver())  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]

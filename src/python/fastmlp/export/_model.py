@@ -91,9 +91,11 @@ def read_model(model: Any) -> Model:
         return replace(plan, center=center, factor=factor, feature_names=_feature_names(model))
     if hasattr(model, "hidden_layer_sizes"):
         import_module("sklearn.utils.validation").check_is_fitted(model, "coefs_")
+        _check_plain(bool(getattr(model, "residual", False)) or hasattr(model, "scales_"))
         coefs, intercepts = ([np.asarray(array) for array in arrays] for arrays in (model.coefs_, model.intercepts_))
         activations = hidden_activations(model.activation, len(coefs) - 1)
     elif hasattr(model, "layer_sizes"):
+        _check_plain(not model.network.is_plain)
         coefs, intercepts = views(model.parameters, model.layer_sizes)
         activations = list(model.activations)
     else:
@@ -103,6 +105,13 @@ def read_model(model: Any) -> Model:
     classes = getattr(model, "classes_", None)
     multilabel = classes is not None and coefs[-1].shape[1] > 1 and link != "softmax"
     return Model(coefs, intercepts, [*activations, link], classes, multilabel, _feature_names(model))
+
+
+def _check_plain(has_more: bool) -> None:
+    if has_more:
+        raise ValueError(
+            "networks with normalization or residual skips cannot be exported; save(path) keeps all of them"
+        )
 
 
 def _feature_names(model: Any) -> list[str]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from sklearn import neural_network
 from sklearn.utils.validation import check_is_fitted
 
+from fastmlp._parameters import array_shapes
 from fastmlp.classifier import MLPClassifier
 from fastmlp.regressor import MLPRegressor
 
 if TYPE_CHECKING:
+    from fastmlp import _core
     from fastmlp.estimators import BaseMLP
 
 # what scikit-learn keeps beside the attributes that end in an underscore
@@ -66,14 +68,15 @@ def from_sklearn(model: Any) -> BaseMLP:
         if name.endswith("_") or name in _PRIVATE:
             setattr(estimator, name, deepcopy(value))
     flat, sizes = estimator._parameters()
-    estimator._set_parameters(flat, sizes)
+    network = estimator._network(sizes)
+    estimator._set_parameters(flat, array_shapes(network))
     if hasattr(model, "_optimizer"):
-        _take_over_optimizer(estimator, model._optimizer, sizes)
+        _take_over_optimizer(estimator, model._optimizer, network)
     return estimator
 
 
-def _take_over_optimizer(estimator: BaseMLP, theirs: Any, sizes: list[int]) -> None:
-    ours = estimator._new_optimizer(sizes, estimator._parameters()[0].dtype)
+def _take_over_optimizer(estimator: BaseMLP, theirs: Any, network: _core.Network) -> None:
+    ours = estimator._new_optimizer(network, estimator._parameters()[0].dtype)
     if ours.schedule != "constant":  # what scikit-learn keeps for "adam" has its bias correction in it
         ours.learning_rate = float(theirs.learning_rate)
     ours.t = int(getattr(theirs, "t", 0))
