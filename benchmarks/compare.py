@@ -17,8 +17,8 @@ from typing import Any
 
 import machine
 import report
-from libraries import LIBRARIES, Training, is_installed, libraries_for
-from worker import Worker, time_fits
+from libraries import LIBRARIES, Training, is_installed, libraries_for, make_training, version
+from worker import Worker, fma_peak, time_fits
 from workloads import WORKLOADS, Workload
 
 HERE = Path(__file__).resolve().parent
@@ -39,7 +39,7 @@ def main() -> None:
     report.draw(results[-1], options.output / "speed.svg")
     print(f"\n{table}\nAfter {(time.perf_counter() - start) / 60:.0f} minutes. Written to {options.output}")
     if options.readme:
-        report.update_readme(table, options.output / "speed.svg")
+        report.update_readme("speed", report.with_chart(table, options.output / "speed.svg"))
 
 
 def parse() -> argparse.Namespace:
@@ -87,7 +87,7 @@ def compare(
     losses: dict[str, float] = {}
     peaks = []
     with ExitStack() as stack:
-        workers = {library: stack.enter_context(Worker(library, workload)) for library in libraries}
+        workers = {library: stack.enter_context(Worker(library, start, library, workload)) for library in libraries}
         versions = {library: worker.receive() for library, worker in workers.items()}
         for i in range(n_rounds):
             peaks.append(workers["fastmlp"].ask(fma_peak, n_threads))
@@ -111,11 +111,12 @@ def compare(
     return facts, versions
 
 
-def fma_peak(training: Training, n_threads: int) -> float:
-    """Return the multiply-adds of the processor, in operations per second: runs in the process of fastmlp."""
-    from fastmlp import _core
-
-    return float(_core.fma_peak(training.workload.dtype, n_threads))
+def start(library: str, workload: Workload) -> tuple[Training, str]:
+    """Train once, which also compiles; return the training and the library's version."""
+    training = make_training(library, workload)
+    training.restart()
+    training.fit()
+    return training, version(library)
 
 
 if __name__ == "__main__":

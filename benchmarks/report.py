@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-BEGIN, END = "<!-- speed: begin -->\n", "<!-- speed: end -->\n"
 
 COLORS = {"scikit-learn": "#d97706", "PyTorch": "#dc4c3f", "JAX": "#8b5cf6", "TensorFlow": "#0d9488"}
 GREY = "#7a7f87"  # as far from white as from GitHub's dark background
@@ -57,15 +56,21 @@ def summary(workload: dict[str, Any]) -> str:
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
     """Return a table for each number of threads, under the machine and the versions that they hold for."""
-    facts, libraries = results[0]["machine"], results[0]["libraries"]
-    core, versions = facts["config"]["fastmlp"], facts["config"]["versions"]
-    named = [f"{name} {number}" for name, number in {**libraries, "numpy": versions["numpy"]}.items()]
-    lines = [f"{facts['processor']}, {facts['n_cpus']} cores, {core['instruction_set']}; {', '.join(named)}."]
-    if results[0]["quick"]:
-        lines = ["**A quick run: it shows that the comparison works; its times mean nothing.**", "", *lines]
+    lines = heading(results[0])
     for result in results:
         lines += ["", *_table(result, results[0])]
     return "\n".join(lines) + "\n"
+
+
+def heading(result: dict[str, Any]) -> list[str]:
+    """Return the machine and the versions that a result holds for."""
+    facts, libraries = result["machine"], result["libraries"]
+    core, versions = facts["config"]["fastmlp"], facts["config"]["versions"]
+    named = [f"{name} {number}" for name, number in {**libraries, "numpy": versions["numpy"]}.items()]
+    lines = [f"{facts['processor']}, {facts['n_cpus']} cores, {core['instruction_set']}; {', '.join(named)}."]
+    if result["quick"]:
+        lines = ["**A quick run: it shows that the comparison works; its times mean nothing.**", "", *lines]
+    return lines
 
 
 def _table(result: dict[str, Any], first: dict[str, Any]) -> list[str]:
@@ -136,9 +141,15 @@ def _bars(workloads: dict[str, Any]) -> dict[str, list[tuple[float, str, float]]
     return groups
 
 
-def update_readme(table: str, chart: Path) -> None:
-    """Put chart and table between their two marks in README.md."""
-    before, rest = README.read_text().split(BEGIN)
-    after = rest.split(END)[1]
+def with_chart(table: str, chart: Path) -> str:
+    """Return what the README shows of both."""
     picture = Path(os.path.relpath(chart, README.parent)).as_posix()
-    README.write_text(f"{before}{BEGIN}![How many times as fast fastmlp trains]({picture})\n\n{table}{END}{after}")
+    return f"![How many times as fast fastmlp trains]({picture})\n\n{table}"
+
+
+def update_readme(section: str, text: str) -> None:
+    """Put text between the two marks of a section in README.md."""
+    begin, end = (f"<!-- {section}: {mark} -->\n" for mark in ("begin", "end"))
+    before, rest = README.read_text().split(begin)
+    after = rest.split(end)[1]
+    README.write_text(f"{before}{begin}{text}{end}{after}")

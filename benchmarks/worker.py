@@ -15,20 +15,22 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-from libraries import Training, make_training, version
-from workloads import Workload
+from libraries import Training
 
 PAUSE = 0.05  # seconds after which the threads of every library have stopped spinning and sleep
 
 
 class Worker:
-    """The near end of such a process. The first ``receive()`` tells the library's version, and that it is ready."""
+    """The near end of such a process, which begins with ``subject, greeting = make(*arguments)``.
 
-    def __init__(self, library: str, workload: Workload) -> None:
+    The first ``receive()`` gives the greeting: it is ready.
+    """
+
+    def __init__(self, library: str, make: Callable[..., tuple[Any, Any]], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.library = library
         self.connection, far_end = context.Pipe()
-        self.process = context.Process(target=serve, args=(far_end, library, workload), daemon=True)
+        self.process = context.Process(target=work, args=(far_end, make, arguments), daemon=True)
         self.process.start()
         far_end.close()  # so that the end of the process is the end of the pipe
 
@@ -42,7 +44,7 @@ class Worker:
         self.process.join()
 
     def send(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Have ``function(training, *arguments)`` called over there."""
+        """Have ``function(subject, *arguments)`` called over there."""
         self.connection.send((function, arguments))
 
     def receive(self) -> Any:
@@ -60,17 +62,15 @@ class Worker:
         return answer
 
 
-def serve(connection: Connection, library: str, workload: Workload) -> None:
-    """Train once, which also compiles; send the library's version; then answer until the other end closes."""
+def work(connection: Connection, make: Callable[..., tuple[Any, Any]], arguments: tuple[Any, ...]) -> None:
+    """Make the subject, send the greeting, then answer until the other end closes."""
     warnings.simplefilter("ignore")
-    training = make_training(library, workload)
-    training.restart()
-    training.fit()
+    subject, greeting = make(*arguments)
     with suppress(EOFError, ConnectionError):  # the other end has closed
-        connection.send(version(library))
+        connection.send(greeting)
         while True:
             function, arguments = connection.recv()
-            connection.send(function(training, *arguments))
+            connection.send(function(subject, *arguments))
 
 
 def time_fits(training: Training, at_least: float) -> tuple[float, float]:
@@ -83,3 +83,10 @@ def time_fits(training: Training, at_least: float) -> tuple[float, float]:
         seconds += time.perf_counter() - start
         n_fits += 1
     return seconds / n_fits, training.loss()
+
+
+def fma_peak(subject: Any, n_threads: int) -> float:
+    """Return the multiply-adds of the processor, in operations per second: runs in the process of fastmlp."""
+    from fastmlp import _core
+
+    return float(_core.fma_peak(subject.workload.dtype, n_threads))

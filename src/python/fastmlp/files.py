@@ -16,7 +16,6 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -265,14 +264,15 @@ def write(path: str | os.PathLike[str], header: Header, tensors: Tensors) -> Non
     sealed = {**header, "crc32": _checksum(header, little)}
     # a single key: safetensors writes several in an order that changes from call to call
     metadata = {"fastmlp": json.dumps(sealed, allow_nan=False, separators=(",", ":"))}
-    _replace(Path(path), safetensors.numpy.save(little, metadata))
+    _replace(os.path.realpath(path), safetensors.numpy.save(little, metadata))  # a symbolic link stays one
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Header, Tensors]:
     """Read header and tensors, and check that they are what was written, by a version that this one understands."""
     import safetensors.numpy
 
-    content = Path(path).read_bytes()
+    with open(path, "rb") as file:
+        content = file.read()
     try:
         tensors = dict(sorted(safetensors.numpy.load(content).items()))
     except Exception as error:  # its own errors, and KeyError for a dtype that NumPy lacks
@@ -316,25 +316,26 @@ def _checksum(header: Header, tensors: Tensors) -> int:
     return crc
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: str, content: bytes) -> None:
     """Write beside the file and rename: others, and a crash, see the old content or the new, not between."""
-    target = path.resolve()  # a symbolic link stays one
-    temporary = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileNotFoundError):
-            os.chmod(temporary, target.stat().st_mode & 0o7777)
-        os.replace(temporary, target)
+            os.chmod(temporary, os.stat(path).st_mode & 0o7777)
+        os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     if os.name == "posix":
         with suppress(OSError):  # the new name, too, should survive a loss of power; not every file system can do it
-            folder = os.open(target.parent, os.O_RDONLY)
+            descriptor = os.open(folder, os.O_RDONLY)
             try:
-                os.fsync(folder)
+                os.fsync(descriptor)
             finally:
-                os.close(folder)
+                os.close(descriptor)
