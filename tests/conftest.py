@@ -34,7 +34,7 @@ def activation_of_the_core(name):
 
 
 def loss_of_the_core(name):
-    return lambda z, y, eps=None: _core.apply_loss(name, z, y)
+    return lambda z, y, clip=None, **parameters: _core.apply_loss(name, z, y, parameters)
 
 
 def optimizer_of_the_core(name):

@@ -18,11 +18,13 @@ The entries of ``ACTIVATIONS``, ``LOSSES`` and ``OPTIMIZERS`` have the signature
 The flat parameter buffer holds all ``W_l`` in C order, then all ``b_l``.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import erfc, expit, softmax, xlogy
+from scipy.special import erfc, expit, log_softmax, softmax, xlogy
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -75,32 +77,110 @@ ACTIVATIONS = {
 }
 
 # --- losses: (z, y) -> (predictions (n, m), losses (n,), gradient with respect to z (n, m)) -----------------------
-# Each loss is paired with the link for which the gradient is "prediction minus target". As in scikit-learn, logarithms
-# are taken of probabilities clipped to [eps, 1 - eps], so that a confident mistake costs a finite amount.
+# Each is paired with its link. As in scikit-learn, logarithms are taken of probabilities clipped to [clip, 1 - clip],
+# so that a confident mistake costs a finite amount. Hyper-parameters are keywords with the core's defaults.
 
 
-def log_loss(z, y, eps=EPS):
+def log_loss(z, y, clip=EPS, label_smoothing=0.0):
     p = softmax(z, axis=1)
-    return p, -xlogy(y, np.clip(p, eps, 1 - eps)).sum(axis=1), p - y
+    if label_smoothing:  # PyTorch's: not clipped
+        t = (1 - label_smoothing) * y + label_smoothing / y.shape[1]
+        return p, -(t * log_softmax(z, axis=1)).sum(axis=1), p - t
+    return p, -xlogy(y, np.clip(p, clip, 1 - clip)).sum(axis=1), p - y
 
 
-def binary_log_loss(z, y, eps=EPS):
-    p = expit(z)
-    q = np.clip(p, eps, 1 - eps)
-    return p, -(xlogy(y, q) + xlogy(1 - y, 1 - q)).sum(axis=1), p - y
+def binary_log_loss(z, y, clip=EPS, label_smoothing=0.0):
+    p, t = expit(z), (1 - label_smoothing) * y + label_smoothing / 2
+    q = np.clip(p, clip, 1 - clip)
+    return p, -(xlogy(t, q) + xlogy(1 - t, 1 - q)).sum(axis=1), p - t
 
 
-def squared_error(z, y, eps=EPS):
+def focal(z, y, clip=EPS, gamma=2.0):
+    """``-(1 - p)^gamma log p`` of the true class (Lin et al. 2017, arXiv:1708.02002)."""
+    p = softmax(z, axis=1)
+    true, rest = (np.clip((part * p).sum(axis=1), clip, 1 - clip) for part in (y, 1 - y))
+    slope = gamma * rest ** (gamma - 1) * np.log(true) - rest**gamma / true  # with respect to `true`
+    return p, -(rest**gamma) * np.log(true), (slope * true)[:, None] * (y - p)
+
+
+def binary_focal(z, y, clip=EPS, gamma=2.0):
+    pairs = [focal(np.stack([0 * z[:, k], z[:, k]], axis=1), np.eye(2)[y[:, k].astype(int)], clip, gamma)
+             for k in range(z.shape[1])]  # fmt: skip
+    losses = np.sum([loss for _, loss, _ in pairs], axis=0)
+    return expit(z), losses, np.stack([gradient[:, 1] for *_, gradient in pairs], axis=1)
+
+
+def squared_error(z, y, clip=EPS):
     return z, 0.5 * ((z - y) ** 2).sum(axis=1), z - y
 
 
-def poisson(z, y, eps=EPS):
+def absolute_error(z, y, clip=EPS):
+    return z, np.abs(z - y).sum(axis=1), np.sign(z - y)
+
+
+def huber(z, y, clip=EPS, delta=1.0):
+    """Squared near the target, absolute far from it (Huber 1964)."""
+    d, a = z - y, np.abs(z - y)
+    return z, np.where(a <= delta, d * d / 2, delta * (a - delta / 2)).sum(axis=1), np.clip(d, -delta, delta)
+
+
+def log_cosh(z, y, clip=EPS):
+    a = np.abs(z - y)
+    return z, (a + np.log1p(np.exp(-2 * a)) - np.log(2)).sum(axis=1), np.tanh(z - y)
+
+
+def quantile(z, y, clip=EPS, quantile=0.5):
+    """Pinball loss of each quantile of each target (Koenker & Bassett 1978); sorted predictions do not cross."""
+    q = np.atleast_1d(quantile)
+    z = z.reshape(len(y), y.shape[1], len(q))
+    d = y[:, :, None] - z
+    gradient = np.where(d > 0, -q, np.where(d < 0, 1 - q, 0 * d))
+    rows = len(y), -1
+    return np.sort(z, axis=2).reshape(rows), np.maximum(q * d, (q - 1) * d).sum(axis=(1, 2)), gradient.reshape(rows)
+
+
+def poisson(z, y, clip=EPS):
     p = np.exp(z)
     return p, (xlogy(y, y) - y * z - y + p).sum(axis=1), p - y
 
 
-LOSSES = {"log_loss": log_loss, "binary_log_loss": binary_log_loss, "squared_error": squared_error, "poisson": poisson}
-MEAN_OVER_OUTPUTS = {"squared_error"}
+def gamma(z, y, clip=EPS):
+    p = np.exp(z)
+    return p, (y / p - np.log(y / p) - 1).sum(axis=1), 1 - y / p
+
+
+def tweedie(z, y, clip=EPS, power=1.5):
+    if power in (1, 2):
+        return (poisson if power == 1 else gamma)(z, y)
+    p, a, b = np.exp(z), 1 - power, 2 - power
+    with np.errstate(divide="ignore"):
+        constant = np.where(y > 0, y**b, 0)
+    return p, (constant / (a * b) - y * p**a / a + p**b / b).sum(axis=1), p**b - y * p**a
+
+
+def gaussian_nll(z, y, clip=EPS, eps=1e-6):
+    """Mean and logarithm of the variance by turns (Nix & Weigend 1994); ``eps`` is the least variance."""
+    mean, share = z[:, ::2], np.exp(z[:, 1::2])
+    variance, d = share + eps, mean - y
+    predictions = np.stack([mean, variance], axis=2).reshape(z.shape)
+    gradient = np.stack([d / variance, share / variance * (1 - d * d / variance) / 2], axis=2).reshape(z.shape)
+    return predictions, (np.log(variance) + d * d / variance).sum(axis=1) / 2, gradient
+
+
+LOSSES = {
+    each.__name__: each
+    for each in (
+        *(log_loss, binary_log_loss, focal, binary_focal),
+        *(squared_error, absolute_error, huber, log_cosh, quantile),
+        *(poisson, gamma, tweedie, gaussian_nll),
+    )
+}
+MEAN_OVER_OUTPUTS = {"squared_error", "absolute_error", "huber", "log_cosh", "quantile"}
+
+
+def outputs_per_target(loss, parameters):
+    return {"gaussian_nll": 2, "quantile": np.size(parameters.get("quantile", 0.5))}.get(loss, 1)
+
 
 # --- optimizers: one step in place; t counts from 1 ---------------------------------------------------------------
 
@@ -173,6 +253,7 @@ class Net(NamedTuple):
     layer_sizes: tuple[int, ...]
     activations: tuple[str, ...]
     loss: str
+    loss_parameters: Mapping = MappingProxyType({})
 
 
 def pack(coefs, intercepts):
@@ -210,14 +291,15 @@ def forward(net, flat, X):
 def predict(net, flat, X, layer=-1):
     """Output of a layer: 0 is the input, ``L`` or -1 the predictions."""
     layers, _ = forward(net, flat, X)
-    layers[-1] = LOSSES[net.loss](layers[-1], np.zeros_like(layers[-1]))[0]
+    y = np.ones((len(X), layers[-1].shape[1] // outputs_per_target(net.loss, net.loss_parameters)))
+    layers[-1] = LOSSES[net.loss](layers[-1], y, **net.loss_parameters)[0]
     return layers[layer]
 
 
 def loss_and_gradient(net, flat, X, y, sample_weight=None, alpha=0.0):
     """Weighted mean loss, L2 penalty, and the flat gradient of their sum."""
     (coefs, _), (layers, slopes) = unpack(net, flat), forward(net, flat, X)
-    _, losses, delta = LOSSES[net.loss](layers[-1], y)
+    _, losses, delta = LOSSES[net.loss](layers[-1], y, **net.loss_parameters)
     weights = np.ones(len(X)) if sample_weight is None else sample_weight
     total = weights.sum()
     delta = delta * weights[:, None] / total

@@ -12,17 +12,13 @@ from sklearn import neural_network
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from test_losses import targets
 
 from fastmlp import MLPClassifier, MLPRegressor, Network, _core, export
 
 RANDOM = np.random.RandomState(0)
 X = RANDOM.randn(40, 5)
-TARGETS = {
-    "log_loss": np.eye(3)[np.arange(40) % 3],
-    "binary_log_loss": RANDOM.rand(40, 3),
-    "squared_error": RANDOM.randn(40, 3),
-    "poisson": RANDOM.poisson(2, (40, 3)).astype(float),
-}
+TARGETS = {loss: targets(loss, RANDOM, 40, 3) for loss in _core.losses()}
 CLOSE = {"float32": {"rtol": 2e-5, "atol": 2e-6}, "float64": {"rtol": 1e-11, "atol": 1e-13}}
 
 
@@ -31,8 +27,9 @@ def torch():
     return pytest.importorskip("torch", reason="torch is not installed")
 
 
-def network(activation, loss, dtype="float64"):
-    return Network([5, 7, 6, 3], activation, loss, dtype, random_state=3)
+def network(activation, loss, dtype="float64", **parameters):
+    n_outputs = 3 * _core.loss_outputs(loss, parameters)[0]
+    return Network([5, 7, 6, n_outputs], activation, loss, dtype, random_state=3, loss_parameters=parameters)
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------
@@ -50,24 +47,53 @@ def test_there_and_back(activation, loss, dtype, torch):
     net = network(activation, loss, dtype)
     back = export.from_torch(export.to_torch(net))
     np.testing.assert_array_equal(back.parameters, net.parameters)
-    assert (back.activations, back.loss_name, back.dtype) == (net.activations, net.loss_name, net.dtype)
+    losses = {entry["link"]: loss for loss, entry in reversed(_core.losses().items())}  # the first one of each link
+    link = net.output_activation if net.output_activation != "sort" else "identity"  # a single quantile
+    assert (back.activations, back.loss_name, back.dtype) == (net.activations, losses[link], net.dtype)
     again = export.from_torch(export.to_torch(net, output_activation=False), loss=loss)
     np.testing.assert_array_equal(again(X), net(X))
 
 
-def torch_loss(torch, loss, logits, y):
-    functional = torch.nn.functional
-    if loss == "log_loss":
-        return functional.cross_entropy(logits, y)
-    if loss == "binary_log_loss":
-        return functional.binary_cross_entropy_with_logits(logits, y, reduction="sum") / len(y)
-    if loss == "squared_error":
-        return functional.mse_loss(logits, y, reduction="sum") / 2 / len(y)
-    constant = (y * torch.log(y) - y).nan_to_num(0)
-    return (functional.poisson_nll_loss(logits, y, reduction="none") + constant).sum() / len(y)
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("quantile", {"quantile": [0.1, 0.3, 0.5, 0.9]}), ("gaussian_nll", {"eps": 0.7})]
+)
+def test_there_and_back_with_hyperparameters(name, parameters, dtype, torch):
+    net = network("tanh", name, dtype, **parameters)
+    sequential = export.to_torch(net)
+    outputs = sequential(torch.tensor(X, dtype=getattr(torch, dtype))).detach()
+    np.testing.assert_allclose(outputs, net(X), **CLOSE[dtype])
+    back = export.from_torch(sequential)
+    assert (back.loss_name, back.loss_parameters) == (name, parameters)
+    np.testing.assert_array_equal(back(X), net(X))
+    bare = export.to_torch(net, output_activation=False)
+    np.testing.assert_array_equal(export.from_torch(bare, name, loss_parameters=parameters)(X), net(X))
+
+
+def torch_loss(torch, loss, z, y):
+    functional, summed = torch.nn.functional, {"reduction": "sum"}
+    true = torch.softmax(z, -1)[y == 1] if loss == "focal" else torch.sigmoid(torch.where(y == 1, z, -z))
+    deviance = (torch.xlogy(y, y) - y).sum()
+    losses = {
+        "log_loss": lambda: functional.cross_entropy(z, y, **summed),
+        "binary_log_loss": lambda: functional.binary_cross_entropy_with_logits(z, y, **summed),
+        "focal": lambda: -((1 - true) ** 2 * torch.log(true)).sum(),
+        "binary_focal": lambda: -((1 - true) ** 2 * torch.log(true)).sum(),
+        "squared_error": lambda: functional.mse_loss(z, y, **summed) / 2,
+        "absolute_error": lambda: functional.l1_loss(z, y, **summed),
+        "huber": lambda: functional.huber_loss(z, y, **summed),
+        "log_cosh": lambda: torch.log(torch.cosh(z - y)).sum(),
+        "quantile": lambda: functional.l1_loss(z, y, **summed) / 2,
+        "poisson": lambda: functional.poisson_nll_loss(z, y, **summed) + deviance,
+        "gamma": lambda: (y / torch.exp(z) - torch.log(y) + z - 1).sum(),
+        "tweedie": lambda: (-4 * y.sqrt() + 2 * y * torch.exp(-z / 2) + 2 * torch.exp(z / 2)).sum(),
+        "gaussian_nll": lambda: functional.gaussian_nll_loss(z[:, ::2], y, torch.exp(z[:, 1::2]) + 1e-6, **summed),
+    }
+    return losses[loss]() / len(y)
 
 
 def test_gradients_are_those_of_autograd(activation, loss, torch):
+    if loss in WITHOUT_FORMULA:
+        pytest.skip(f"{loss!r} is not known here")
     net = network(activation, loss)
     sequential = export.to_torch(net, output_activation=False)
     theirs = torch_loss(torch, loss, sequential(torch.tensor(X)), torch.tensor(TARGETS[loss]))
@@ -284,13 +310,13 @@ def test_missing_torch_is_named(monkeypatch):
 
 def test_what_is_not_exported_is_refused_by_name():
     """A new activation or link may do without a line in the table; whoever exports it is told so."""
-    from fastmlp.export._functions import FUNCTIONS, function
+    from fastmlp.export._functions import FUNCTIONS, LINKS, function
 
     links = {name: entry["link"] for name, entry in _core.losses().items()}
     known = {*_core.activations(), *links.values()}
     demanded = {*_core.activations()} - WITHOUT_FORMULA
     demanded |= {link for loss, link in links.items() if loss not in WITHOUT_FORMULA}
-    assert demanded <= FUNCTIONS.keys() <= known
-    for name in {*known - FUNCTIONS.keys(), "cubic"}:
+    assert demanded <= {*FUNCTIONS, *LINKS} <= known
+    for name in {*known - FUNCTIONS.keys() - LINKS.keys(), "cubic"}:
         with pytest.raises(NotImplementedError, match=f"'{name}' cannot be exported yet; activations that can: .*relu"):
             function(name)

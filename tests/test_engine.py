@@ -32,11 +32,12 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 
 
 def problem(n, layer_sizes, activation, loss, dtype="float64", seed=0):
-    """A network with random weights, and rows with valid targets and sample weights."""
-    random = np.random.RandomState(seed)
+    """A network with random weights, and rows with valid targets (as many as the last of the sizes) and weights."""
+    random, n_targets = np.random.RandomState(seed), layer_sizes[-1]
+    layer_sizes = (*layer_sizes[:-1], n_targets * reference.outputs_per_target(loss, {}))
     net = reference.Net(layer_sizes, (activation,) * (len(layer_sizes) - 2), loss)
     flat, X = reference.glorot(net, random), random.randn(n, layer_sizes[0])
-    y, weights = targets(loss, random, n, layer_sizes[-1]), random.rand(n) + 0.1
+    y, weights = targets(loss, random, n, n_targets), random.rand(n) + 0.1
     return net, *(a.astype(dtype) for a in (flat, X, y, weights))
 
 

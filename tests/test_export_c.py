@@ -39,7 +39,11 @@ def models():
         yield f"scalar_{activation}", one_activation(activation)
         yield f"net_{activation}", Network([5, 9, 8, 7, 2], activation, "squared_error", random_state=1)
     for loss in _core.losses():
-        yield f"loss_{loss}", Network([5, 3], loss=loss, random_state=2)
+        n_outputs = 3 * _core.loss_outputs(loss)[0]
+        yield f"loss_{loss}", Network([5, n_outputs], loss=loss, random_state=2)
+    quantiles = {"quantile": [0.05, 0.25, 0.5, 0.95]}
+    yield "quantiles", Network([5, 8], loss="quantile", random_state=2, loss_parameters=quantiles)
+    yield "variance", Network([5, 4], loss="gaussian_nll", random_state=2, loss_parameters={"eps": 1})
     for kind, y in TARGETS.items():
         yield kind, MLPClassifier((8, 7), random_state=0, max_iter=99, learning_rate_init=0.02).fit(X.astype(float), y)
     yield "labels", MLPClassifier((8,), random_state=0, max_iter=3).fit(X, RANDOM.rand(90, 4) > 0.5)

@@ -41,9 +41,10 @@ def classifier(y, dtype="float64"):
     return MLPClassifier((7, 6), random_state=0, max_iter=99, learning_rate_init=0.02, dtype=dtype).fit(X, y)
 
 
-def wide_network(activation, loss, dtype):
+def wide_network(activation, loss, dtype, **parameters):
     """A network with sums from deep in one tail of an activation to the other, and moderate outputs."""
-    network = Network([5, 16, 16, 3], activation, loss, dtype, random_state=1)
+    n_outputs = 3 * _core.loss_outputs(loss, parameters)[0]
+    network = Network([5, 16, 16, n_outputs], activation, loss, dtype, random_state=1, loss_parameters=parameters)
     network.weights[0] *= 12
     network.weights[2] *= 0.1
     return network
@@ -60,6 +61,17 @@ def test_every_output_activation(loss, dtype):
     network = wide_network("tanh", loss, dtype)
     (outputs,) = run(to_onnx(network), X.astype(dtype))
     np.testing.assert_allclose(outputs, network(X), **CLOSE[dtype])
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("quantile", {"quantile": [0.1, 0.3, 0.5, 0.9]}), ("gaussian_nll", {"eps": 0.7})]
+)
+def test_output_activations_with_hyperparameters(name, parameters, dtype):
+    network = wide_network("tanh", name, dtype, **parameters)
+    onnx_model = to_onnx(network)
+    for rows in (X, X[:1], X[:0]):
+        (outputs,) = run(onnx_model, rows.astype(dtype))
+        np.testing.assert_allclose(outputs, network(rows), **CLOSE[dtype])
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -85,6 +97,16 @@ def test_regressors(n_outputs, regression_loss, dtype):
     (outputs,) = run(to_onnx(model), X.astype(dtype), ["variable"])
     assert outputs.shape == (90, n_outputs)
     np.testing.assert_allclose(outputs.squeeze(), model.predict(X), **CLOSE[dtype])
+
+
+def test_regressors_with_several_outputs_for_a_target(dtype):
+    model = MLPRegressor("gaussian_nll", (6,), random_state=0, max_iter=3, dtype=dtype).fit(X, X[:, 0])
+    (outputs,) = run(to_onnx(model), X.astype(dtype), ["variable"])
+    mean, deviation = model.predict(X, return_std=True)
+    np.testing.assert_allclose(outputs, np.stack([mean, deviation**2], axis=1), **CLOSE[dtype])
+    model = MLPRegressor("quantile", (6,), loss_parameters={"quantile": [0.2, 0.7]}, max_iter=3, dtype=dtype)
+    (outputs,) = run(to_onnx(model.fit(X, X[:, :2])), X.astype(dtype), ["variable"])
+    np.testing.assert_allclose(outputs.reshape(90, 2, 2), model.predict(X), **CLOSE[dtype])
 
 
 def test_names_types_and_free_number_of_rows():

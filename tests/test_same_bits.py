@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reference
 from test_engine import engine_of
+from test_losses import GIVEN, targets
 from test_trainer import generator, new_slots, options
 
 from fastmlp import _core
@@ -36,9 +37,10 @@ def assert_same_bits(net, batch_size, dtype, optimizer="adam"):
     n_rows = batch_size + batch_size // 3
     flat = (reference.glorot(net, random) * 1.5).astype(dtype)
     X = random.standard_normal((n_rows, net.layer_sizes[0])).astype(dtype)
-    y = np.abs(random.standard_normal((n_rows, net.layer_sizes[-1]))).astype(dtype)
+    n_targets = net.layer_sizes[-1] // reference.outputs_per_target(net.loss, net.loss_parameters)
+    y = targets(net.loss, random, n_rows, n_targets).astype(dtype)
     if net.loss == "log_loss":
-        y = random.randint(net.layer_sizes[-1], size=n_rows).astype(np.int32)
+        y = y.argmax(axis=1).astype(np.int32)
     first = None
     for n_threads in N_THREADS:
         trained, slots = flat.copy(), new_slots(optimizer, flat)
@@ -61,6 +63,17 @@ def test_of_the_benchmarks_networks(name, dtype):
 
 def test_of_every_activation(activation, dtype, instruction_set):
     assert_same_bits(reference.Net((50, 70, 33, 4), (activation,) * 2, "log_loss"), 90, dtype)
+
+
+def test_of_every_loss(loss, dtype):
+    n_outputs = 4 * reference.outputs_per_target(loss, {})
+    assert_same_bits(reference.Net((50, 70, 33, n_outputs), ("relu", "tanh"), loss), 90, dtype)
+
+
+@pytest.mark.parametrize(("name", "given"), [each for each in GIVEN if each[1].get("power", 0) < 2])
+def test_of_every_hyperparameter(name, given, dtype):
+    n_outputs = 4 * reference.outputs_per_target(name, given)
+    assert_same_bits(reference.Net((50, 70, 33, n_outputs), ("relu", "tanh"), name, given), 90, dtype)
 
 
 def test_of_every_optimizer(optimizer, dtype):

@@ -57,4 +57,7 @@ template <class... Entries> struct Catalog {
   }
 };
 
+// One list after the other.
+template <class... A, class... B> Catalog<A..., B...> operator+(Catalog<A...>, Catalog<B...>);
+
 } // namespace fastmlp

@@ -74,7 +74,7 @@ def apply_activation(name: str, z: FloatArray) -> tuple[FloatArray, FloatArray]:
 def apply_loss(
     name: str, z: FloatArray, y: FloatArray, loss_parameters: LossNumbers = ...
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Predictions ``(n, m)``, losses ``(n,)`` and gradient with respect to ``z`` ``(n, m)``; ``y``: ``(n, n_targets)``."""
+    """Predictions ``(n, m)``, losses ``(n,)`` and gradient by ``z`` ``(n, m)`` for targets ``y`` ``(n, n_targets)``."""
 
 def apply_optimizer(
     name: str,

@@ -8,21 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.export._functions import C_PARTS, function
+from fastmlp.export._functions import C_PARTS, Function
 
 _WORDS = (
     "auto break case char const continue default do double else enum extern float for goto if inline int long register "
     "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while"
 )
 C_KEYWORDS = frozenset(_WORDS.split())
-
-_SOFTMAX = """static void {name}_softmax(float *z, int n) {{
-  float top = z[0], sum = 0.0f;
-  int k;
-  for (k = 1; k < n; ++k) top = z[k] > top ? z[k] : top; /* so that no exponential overflows */
-  for (k = 0; k < n; ++k) sum += z[k] = expf(z[k] - top);
-  for (k = 0; k < n; ++k) z[k] /= sum;
-}}"""
 
 
 def comment(lines: list[str]) -> str:
@@ -38,13 +30,16 @@ def array_source(kind: str, name: str, values: Any) -> str:
     return _table(f"static const {kind} {name}[{len(flat)}]", texts)
 
 
-def activation_source(name: str, activation: str) -> str:
-    """Return the functions for one activation, or for a part that activations need; empty for the identity."""
-    if activation in C_PARTS:
-        return f"static float {name}_{activation}(float z) {{\n  {C_PARTS[activation]}\n}}"
-    if activation == "softmax":
-        return _SOFTMAX.format(name=name)
-    body = function(activation).c.format(**{part: f"{name}_{part}" for part in C_PARTS})
+def part_source(name: str, part: str) -> str:
+    """Return the function for a part that activations need."""
+    return f"static float {name}_{part}(float z) {{\n  {C_PARTS[part]}\n}}"
+
+
+def activation_source(name: str, activation: str, entry: Function) -> str:
+    """Return the functions for one activation; empty for the identity."""
+    if entry.c_row:
+        return f"static void {name}_{activation}(float *z, int n) {{\n  {entry.c_row}\n}}"
+    body = entry.c.format(**{part: f"{name}_{part}" for part in C_PARTS})
     if not body:
         return ""
     return f"""static float {name}_{activation}_of(float z) {{

@@ -20,7 +20,8 @@ SELU_SCALE = 1.0507009873554804934193349852946
 class Function:
     """One function: how to add it to an ONNX graph, its C99 source for one float z, and PyTorch's module.
 
-    ``c`` may use ``expm1_of`` and ``log1p_exp`` below through ``needs``. An empty ``c`` leaves z as it is.
+    ``c`` may use ``expm1_of`` and ``log1p_exp`` below through ``needs``. An empty ``c`` leaves z as it is. ``c_row`` is
+    for a function of all n outputs z[0] ... z[n - 1] of a row. A module that PyTorch lacks stands in ``pytorch.py``.
     """
 
     onnx: Callable[[Any, str], str]
@@ -28,6 +29,7 @@ class Function:
     torch: str
     settings: Mapping[str, Any] = field(default_factory=dict)  # of PyTorch's module, as it must be for this function
     needs: tuple[str, ...] = ()
+    c_row: str = ""
 
 
 # --- ONNX: onnxruntime has no float64 kernels for Elu, Selu, Softplus and Erf, so these are put together there --------
@@ -94,6 +96,18 @@ C_PARTS = {
   return (z > 0.0f ? z : 0.0f) + 2.0f * s * series;""",
 }
 
+C_SOFTMAX = """float top = z[0], sum = 0.0f;
+  int k;
+  for (k = 1; k < n; ++k) top = z[k] > top ? z[k] : top; /* so that no exponential overflows */
+  for (k = 0; k < n; ++k) sum += z[k] = expf(z[k] - top);
+  for (k = 0; k < n; ++k) z[k] /= sum;"""
+
+C_SORT = """float moved;
+  int k, i, j;
+  for (k = 0; k < n; k += {n})
+    for (i = k + 1; i < k + {n}; ++i)
+      for (j = i; j > k && z[j] < z[j - 1]; --j) moved = z[j], z[j] = z[j - 1], z[j - 1] = moved;"""
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 FUNCTIONS = {
@@ -140,18 +154,51 @@ FUNCTIONS = {
         "Mish",
     ),
     "exp": Function(lambda graph, z: graph.Exp(z), "return expf(z);", "Exp"),
-    "softmax": Function(lambda graph, z: graph.Softmax(z, axis=1), "", "Softmax", {"dim": -1}),
+    "softmax": Function(lambda graph, z: graph.Softmax(z, axis=1), "", "Softmax", {"dim": -1}, c_row=C_SOFTMAX),
 }
 
 
-def function(name: str) -> Function:
-    """Return the entry of an activation or output activation.
+def _sort(parameters: Mapping[str, Any], n_outputs: int) -> Function:
+    """The quantiles of each target in increasing order."""
+    n = int(np.size(parameters["quantile"]))
+    if n == 1:
+        return FUNCTIONS["identity"]
+
+    def onnx(graph: Any, z: str) -> str:
+        targets = graph.Reshape(z, np.array([-1, n_outputs // n, n]))
+        ordered = graph.TopK(targets, np.array([n]), axis=-1, largest=0, spare_outputs=1)
+        return str(graph.Reshape(ordered, np.array([-1, n_outputs])))
+
+    return Function(onnx, "", "Sort", parameters, c_row=C_SORT.format(n=n))
+
+
+def _mean_variance(parameters: Mapping[str, Any], n_outputs: int) -> Function:
+    """Mean and variance of each target from the mean and the logarithm of the variance."""
+    eps = parameters["eps"]
+
+    def onnx(graph: Any, z: str) -> str:
+        is_variance = np.arange(n_outputs)[np.newaxis] % 2 == 1
+        return str(graph.Where(is_variance, graph.Add(graph.Exp(z), eps), z))
+
+    body = f"int k;\n  for (k = 1; k < n; k += 2) z[k] = expf(z[k]) + (float){float(eps)!r};"
+    return Function(onnx, "", "MeanVariance", parameters, c_row=body)
+
+
+# output activations that depend on the hyper-parameters of their loss
+LINKS = {"sort": _sort, "mean_variance": _mean_variance}
+
+
+def function(name: str, parameters: Mapping[str, Any] | None = None, n_outputs: int = 1) -> Function:
+    """Return the entry of an activation or output activation, there with the loss's hyper-parameters.
 
     Raises
     ------
     NotImplementedError
         If the core knows it but this table does not.
     """
+    if name in LINKS and parameters:
+        return LINKS[name](parameters, n_outputs)
     if name not in FUNCTIONS:
-        raise NotImplementedError(f"{name!r} cannot be exported yet; activations that can: {', '.join(FUNCTIONS)}")
+        valid = ", ".join([*FUNCTIONS, *LINKS])
+        raise NotImplementedError(f"{name!r} cannot be exported yet; activations that can: {valid}")
     return FUNCTIONS[name]

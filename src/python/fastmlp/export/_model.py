@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastmlp import _core
 from fastmlp._losses import OUTPUT_ACTIVATIONS
 from fastmlp._parameters import float_dtype, layer_sizes, views
 from fastmlp._validation import hidden_activations
+from fastmlp.export._functions import Function, function
 from fastmlp.export._preprocessing import scaling
 from fastmlp.network import Network
 
@@ -32,6 +34,8 @@ class Model:
     classes: NDArray[Any] | None
     multilabel: bool
     feature_names: list[str]
+    loss: str  # it owns the output activation, which may depend on its hyper-parameters
+    loss_parameters: dict[str, Any]
     center: NDArray[Any] | None = None  # (n_features,), of scalers before the network: (x - center) * factor
     factor: NDArray[Any] | None = None
 
@@ -50,13 +54,19 @@ class Model:
         """Whether a single output stands for two columns of probabilities, as in ``predict_proba``."""
         return self.classes is not None and self.sizes[-1] == 1
 
+    @property
+    def entries(self) -> list[Function]:
+        """``functions`` in other languages."""
+        *hidden, link = self.functions
+        return [*map(function, hidden), function(link, self.loss_parameters, self.sizes[-1])]
+
     def scaled(self, X: Any) -> NDArray[Any]:
         """Return rows as the first layer takes them."""
         return np.asarray(X) if self.center is None else (np.asarray(X) - self.center) * self.factor
 
     def network(self, coefs: list[NDArray[Any]] | None = None, dtype: str = "float64") -> Network:
         """Return the same function, or that of other weights, as a ``Network``."""
-        network = Network(self.sizes, self.functions[:-1], loss_of(self.functions[-1]), dtype)
+        network = Network(self.sizes, self.functions[:-1], self.loss, dtype, loss_parameters=self.loss_parameters)
         network.weights = [coef.T for coef in coefs or self.coefs]
         network.biases = self.intercepts
         return network
@@ -102,9 +112,22 @@ def read_model(model: Any) -> Model:
         allowed = "an MLPClassifier, an MLPRegressor, a Pipeline that ends in one, a Predictor or a Network"
         raise TypeError(f"model must be {allowed}, got {type(model).__name__}")
     link = model.output_activation if isinstance(model, Network) else model.out_activation_
+    loss, parameters = _loss(model, link)
     classes = getattr(model, "classes_", None)
     multilabel = classes is not None and coefs[-1].shape[1] > 1 and link != "softmax"
-    return Model(coefs, intercepts, [*activations, link], classes, multilabel, _feature_names(model))
+    names = _feature_names(model)
+    return Model(coefs, intercepts, [*activations, link], classes, multilabel, names, loss, parameters)
+
+
+def _loss(model: Any, link: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of the loss and all its hyper-parameters."""
+    loss: Any = model.loss_name if isinstance(model, Network) else getattr(model, "loss", None)
+    given: Any = getattr(model, "loss_parameters", None) or {}
+    if hasattr(model, "_core_loss"):
+        loss, given = model._core_loss(), model._core_loss_parameters()
+    if OUTPUT_ACTIVATIONS.get(loss) != link:  # scikit-learn calls its losses otherwise
+        loss, given = loss_of(link), {}
+    return loss, {**_core.losses()[loss]["hyperparameters"], **given}
 
 
 def _check_plain(has_more: bool) -> None:

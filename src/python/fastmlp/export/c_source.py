@@ -17,8 +17,8 @@ from fastmlp.export._c_text import (
     comment,
     label_declarations,
     label_source,
+    part_source,
 )
-from fastmlp.export._functions import function
 from fastmlp.export._model import Model, read_model
 from fastmlp.export._quantised import Quantised, quantise
 
@@ -175,9 +175,9 @@ static void {name}_layer(const float *restrict x, int n_in, const {kind} *restri
 
 
 def _function_sources(plan: Model, name: str) -> list[str]:
-    used = list(dict.fromkeys(plan.functions))
-    needed = dict.fromkeys(part for each in used for part in function(each).needs)
-    return [activation_source(name, each) for each in [*needed, *used]]
+    used = dict(zip(plan.functions, plan.entries, strict=True))
+    needed = dict.fromkeys(part for entry in used.values() for part in entry.needs)
+    return [part_source(name, part) for part in needed] + [activation_source(name, *each) for each in used.items()]
 
 
 def _predict_source(plan: Model, name: str, quantised: bool) -> str:
@@ -192,13 +192,15 @@ def _predict_source(plan: Model, name: str, quantised: bool) -> str:
             f"  for (i = 0; i < {plan.sizes[0]}; ++i) scaled[i] = (x[i] - {name}_center[i]) * {name}_factor[i];"
         )
     source = "x" if plan.center is None else "scaled"
-    for i, (n_in, n_out, f) in enumerate(zip(plan.sizes, plan.sizes[1:], plan.functions, strict=False)):
+    for i, (n_in, n_out, f, entry) in enumerate(
+        zip(plan.sizes[:-1], plan.sizes[1:], plan.functions, plan.entries, strict=True)
+    ):
         target = "out" if i == n_layers - 1 else ("first", "second")[i % 2]
         scales = f"{name}_scales_{i}, " if quantised else ""
         lines.append(
             f"  {name}_layer({source}, {n_in}, {name}_weights_{i}, {scales}{name}_biases_{i}, {n_out}, {target});"
         )
-        if activation_source(name, f):
+        if activation_source(name, f, entry):
             lines.append(f"  {name}_{f}({target}, {n_out});")
         source = target
     if plan.two_columns:

@@ -11,7 +11,6 @@ import numpy as np
 
 import fastmlp
 from fastmlp._validation import name_among
-from fastmlp.export._functions import function
 from fastmlp.export._model import Model, read_model
 
 if TYPE_CHECKING:
@@ -30,7 +29,8 @@ def to_onnx(
 
     The input is ``X`` of shape (n_samples, n_features). Outputs are named as skl2onnx names tensors (its option
     ``zipmap=False``): ``label`` and ``probabilities`` of a classifier, ``variable`` of shape (n_samples, n_outputs) of
-    a regressor or a ``Network``. Labels are 64-bit integers, strings, bools or floats like ``classes_``.
+    a regressor or a ``Network``; several outputs of one target (mean and variance, or quantiles) stand side by side.
+    Labels are 64-bit integers, strings, bools or floats like ``classes_``.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def to_onnx(
     types = [real] if plan.classes is None else [label_type(plan), real]
     onnx_model: ModelProto = helper.make_model(
         helper.make_graph(
-            [helper.make_node(op, inputs, [output], **given) for op, inputs, output, given in graph.nodes],
+            [helper.make_node(op, inputs, outputs, **given) for op, inputs, outputs, given in graph.nodes],
             type(model).__name__,
             [helper.make_tensor_value_info("X", real, ["n_samples", plan.sizes[0]])],
             [
@@ -112,15 +112,16 @@ class Graph:
 
     def __init__(self, dtype: np.dtype[Any], new_name: Callable[[str], str] | None = None) -> None:
         self.dtype = dtype
-        self.nodes: list[tuple[str, list[str], str, dict[str, Any]]] = []
+        self.nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = []
         self.constants: dict[str, np.ndarray[Any, Any]] = {}
         self._new_name = new_name or (lambda stem: f"{stem}_{len(self.nodes) + len(self.constants)}")
 
     def __getattr__(self, op: str) -> Callable[..., str]:
-        def add(*inputs: Any, output: str | None = None, **attributes: Any) -> str:
+        def add(*inputs: Any, output: str | None = None, spare_outputs: int = 0, **attributes: Any) -> str:
             names = [given if isinstance(given, str) else self._constant(given) for given in inputs]
             output = output or self._new_name(op.lower())
-            self.nodes.append((op, names, output, attributes))
+            spare = [self._new_name(f"{output}_{i}") for i in range(1, spare_outputs + 1)]
+            self.nodes.append((op, names, [output, *spare], attributes))
             return output
 
         return add
@@ -145,8 +146,8 @@ def add_outputs(graph: Graph, plan: Model, x: str, names: list[str]) -> dict[str
     """Add a model to the graph; return the shape of a row of each of its outputs, which get these names."""
     if plan.center is not None:
         x = graph.Mul(graph.Sub(x, plan.center), plan.factor)
-    for coef, intercept, name in zip(plan.coefs, plan.intercepts, plan.functions, strict=True):
-        x = function(name).onnx(graph, graph.Gemm(x, coef, intercept))
+    for coef, intercept, entry in zip(plan.coefs, plan.intercepts, plan.entries, strict=True):
+        x = entry.onnx(graph, graph.Gemm(x, coef, intercept))
     if plan.classes is None:
         graph.Identity(x, output=names[0])
         return {names[0]: [plan.sizes[-1]]}
@@ -249,8 +250,8 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
         kind = onnx.numpy_helper.from_array(array).data_type
         values = [value.encode() for value in array] if array.dtype == object else array.ravel()
         container.add_initializer(name, kind, array.shape, values)
-    for op, inputs, output, attributes in graph.nodes:
-        container.add_node(op, inputs, [output], name=scope.get_unique_operator_name(op), **attributes)
+    for op, inputs, outputs, attributes in graph.nodes:
+        container.add_node(op, inputs, outputs, name=scope.get_unique_operator_name(op), **attributes)
 
 
 def _onnx() -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ except ImportError as error:
     raise ImportError("conversions from and to PyTorch need it: pip install torch") from error
 
 from fastmlp import _core
+from fastmlp._losses import LossParameters
 from fastmlp._validation import name_among
-from fastmlp.export._functions import FUNCTIONS, Function, function
+from fastmlp.export._functions import FUNCTIONS, Function
 from fastmlp.export._model import loss_of, read_model
 from fastmlp.network import Network
 
@@ -29,6 +30,40 @@ class Exp(nn.Module):  # type: ignore[misc]
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Return exp(z)."""
         return torch.exp(z)
+
+
+class Sort(nn.Module):  # type: ignore[misc]
+    """The output activation of the quantile loss: the quantiles of each target in increasing order."""
+
+    link = "sort"
+
+    def __init__(self, quantile: Sequence[float]) -> None:
+        super().__init__()
+        self.loss_parameters: LossParameters = {"quantile": quantile}
+        self.n_quantiles = len(quantile)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Return z, sorted among the outputs of each target."""
+        return z.unflatten(-1, (-1, self.n_quantiles)).sort(-1).values.flatten(-2)
+
+
+class MeanVariance(nn.Module):  # type: ignore[misc]
+    """The output activation of the Gaussian loss: means as they are, variances from their logarithms."""
+
+    link = "mean_variance"
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.loss_parameters: LossParameters = {"eps": eps}
+        self.eps = eps
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Return mean and variance by turns."""
+        mean, log_variance = z[..., ::2], z[..., 1::2]
+        return torch.stack([mean, log_variance.exp() + self.eps], -1).flatten(-2)
+
+
+_OWN = {each.__name__: each for each in (Exp, Sort, MeanVariance)}
 
 
 def to_torch(model: Any, *, output_activation: bool = True) -> nn.Sequential:
@@ -71,19 +106,20 @@ def to_torch(model: Any, *, output_activation: bool = True) -> nn.Sequential:
     if plan.center is not None:
         raise TypeError("to_torch takes the network alone: give it pipeline[-1], and scale the data as before")
     modules: list[nn.Module] = []
-    for coef, intercept, name in zip(plan.coefs, plan.intercepts, plan.functions, strict=True):
+    for coef, intercept, entry in zip(plan.coefs, plan.intercepts, plan.entries, strict=True):
         weight, bias = (torch.tensor(np.asarray(array, plan.dtype)) for array in (coef.T, intercept))
         linear = nn.Linear(*coef.shape, dtype=weight.dtype)
         linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
         modules.append(linear)
-        entry = function(name)
         if entry.torch != "Identity":
-            modules.append(Exp() if entry.torch == "Exp" else getattr(nn, entry.torch)(**entry.settings))
+            modules.append((_OWN.get(entry.torch) or getattr(nn, entry.torch))(**entry.settings))
     changes_outputs = not isinstance(modules[-1], nn.Linear)
     return nn.Sequential(*(modules[:-1] if changes_outputs and not output_activation else modules))
 
 
-def from_torch(sequential: nn.Module, loss: str | None = None) -> Network:
+def from_torch(
+    sequential: nn.Module, loss: str | None = None, *, loss_parameters: LossParameters | None = None
+) -> Network:
     """Return PyTorch's ``nn.Sequential`` of ``Linear`` layers and activations as a ``Network``.
 
     Parameters
@@ -95,6 +131,8 @@ def from_torch(sequential: nn.Module, loss: str | None = None) -> Network:
         The loss of the network, which owns its output activation. None takes the one that the last module tells:
         "log_loss" for ``Softmax``, "binary_log_loss" for ``Sigmoid``, else "squared_error". Name it if the module
         returns logits: its output activation is then added.
+    loss_parameters : dict or None, default=None
+        Hyper-parameters of the loss by name. None takes those that the last module tells, else defaults.
 
     Returns
     -------
@@ -122,7 +160,10 @@ def from_torch(sequential: nn.Module, loss: str | None = None) -> Network:
             linears.append(module)
             names.append("identity")
             continue
-        name = _name_of(module, place)
+        if isinstance(module, (Sort, MeanVariance)):
+            name, loss_parameters = module.link, loss_parameters or module.loss_parameters
+        else:
+            name = _name_of(module, place)
         if names[-1:] != ["identity"]:
             raise TypeError(f"module {place} ({module}) must follow a Linear layer, as its only activation")
         names[-1] = name
@@ -136,7 +177,8 @@ def from_torch(sequential: nn.Module, loss: str | None = None) -> Network:
         raise ValueError(f"loss {loss!r} has the output activation {wanted!r}, but the last module is {link!r}")
     sizes = [linears[0].in_features, *(linear.out_features for linear in linears)]
     doubles = any(linear.weight.dtype == torch.float64 for linear in linears)
-    network = Network(sizes, hidden, loss, "float64" if doubles else "float32")
+    dtype = "float64" if doubles else "float32"
+    network = Network(sizes, hidden, loss, dtype, loss_parameters=loss_parameters)
     network.weights = [_numbers(linear.weight) for linear in linears]
     network.biases = [
         np.zeros(linear.out_features) if linear.bias is None else _numbers(linear.bias) for linear in linears
