@@ -8,6 +8,7 @@ from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from fastmlp import MLPClassifier, MLPRegressor, _core
+from fastmlp._losses import NUMBER_LOSSES
 
 ESTIMATORS = [MLPClassifier, MLPRegressor]
 X, y = load_iris(return_X_y=True)
@@ -197,6 +198,14 @@ BAD_PARAMETERS = [
     *[(name, value, f"'{name}'.*range") for name in ("learning_rate_init", "epsilon") for value in (0, -1, np.nan)],
     *[(name, value, f"'{name}'.*range") for name in ("momentum", "beta_1", "beta_2") for value in (-0.1, 1.1, np.nan)],
     *[(name, 2, f"'{name}'.*bool") for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping")],
+    ("loss_parameters", [0.1], "loss_parameters.*dict"),
+    ("loss_parameters", {"nope": 1}, "unknown hyper-parameter 'nope' of '.*'; valid names:"),
+    ("loss_parameters", {"x": "y"}, r"loss_parameters\['x'\] must be a number or a list of numbers, got 'y'"),
+    (
+        "loss_parameters",
+        {"x": [[1.0]]},
+        r"loss_parameters\['x'\] must be a number or a list of numbers, got \[\[1.0\]\]",
+    ),
     *[("n_jobs", number, "n_jobs.*None.*-1.*") for number in (0, 2.5, "two")],
 ]
 
@@ -216,7 +225,7 @@ VALID_NAMES = {
     "solver": ["lbfgs", *_core.optimizers()],
     "learning_rate": ["constant", "invscaling", "adaptive"],
     "dtype": ["float32", "float64"],
-    "loss": ["squared_error", "poisson"],
+    "loss": NUMBER_LOSSES,
 }
 
 

@@ -79,9 +79,9 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "loss_parameters": [dict, None],
         "n_jobs": [None, Options(Integral, {-1}), Interval(Integral, 1, None, closed="left")],
         "dtype": [None, StrOptions({"float32", "float64"})],
+        "loss_parameters": [dict, None],
     }
 
     def __init__(
@@ -89,8 +89,6 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         hidden_layer_sizes: int | Sequence[int] = (100,),
         activation: str | Sequence[str] = "relu",
         *,
-        loss: str = "log_loss",
-        loss_parameters: LossParameters | None = None,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
@@ -114,11 +112,11 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         max_fun: int = 15000,
         n_jobs: int | None = None,
         dtype: str | None = None,
+        loss: str = "log_loss",
+        loss_parameters: LossParameters | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.loss = loss
-        self.loss_parameters = loss_parameters
         self.solver = solver
         self.alpha = alpha
         self.batch_size = batch_size
@@ -142,6 +140,8 @@ class BaseMLP(Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
         self.max_fun = max_fun
         self.n_jobs = n_jobs
         self.dtype = dtype
+        self.loss = loss
+        self.loss_parameters = loss_parameters
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:

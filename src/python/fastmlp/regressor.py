@@ -160,7 +160,6 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         hidden_layer_sizes: int | Sequence[int] = (100,),
         activation: str | Sequence[str] = "relu",
         *,
-        loss_parameters: LossParameters | None = None,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
@@ -184,12 +183,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         max_fun: int = 15000,
         n_jobs: int | None = None,
         dtype: str | None = None,
+        loss_parameters: LossParameters | None = None,
     ) -> None:
         super().__init__(
             hidden_layer_sizes,
             activation,
-            loss=loss,
-            loss_parameters=loss_parameters,
             solver=solver,
             alpha=alpha,
             batch_size=batch_size,
@@ -213,6 +211,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             max_fun=max_fun,
             n_jobs=n_jobs,
             dtype=dtype,
+            loss=loss,
+            loss_parameters=loss_parameters,
         )
 
     @available_if(lambda estimator: estimator._check_solver())  # type: ignore[untyped-decorator]
