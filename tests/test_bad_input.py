@@ -8,6 +8,7 @@ from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from fastmlp import MLPClassifier, MLPRegressor, _core
+from fastmlp._losses import NUMBER_LOSSES
 
 ESTIMATORS = [MLPClassifier, MLPRegressor]
 X, y = load_iris(return_X_y=True)
@@ -185,7 +186,8 @@ def test_one_number_a_few_negative_and_many_zero_weights(sample_weight):
 
 BAD_PARAMETERS = [
     *[("hidden_layer_sizes", sizes, "hidden_layer_sizes.*(> 0|1, inf)") for sizes in (0, -3, (4, 0), (4, -1))],
-    *[("hidden_layer_sizes", sizes, "hidden_layer_sizes.*int") for sizes in (4.5, "abc", None, (4.5,), ("4",), [[4]])],
+    *[("hidden_layer_sizes", sizes, "units and layers such as '256x3', got") for sizes in ("abc", "4", "x3", "4x3x2")],
+    *[("hidden_layer_sizes", sizes, "hidden_layer_sizes.*int") for sizes in (4.5, None, (4.5,), ("4",), [[4]])],
     *[("activation", ["relu"] * n, rf"activation.*hidden layer \(1\).*{n}") for n in (0, 2)],
     *[("batch_size", size, r"'batch_size'.*'auto'.*\[1, inf\)") for size in (0, -1, 2.5, "all")],
     *[("max_iter", number, r"'max_iter'.*int in the range \[1, inf\)") for number in (0, -1, 2.5)],
@@ -197,6 +199,14 @@ BAD_PARAMETERS = [
     *[(name, value, f"'{name}'.*range") for name in ("learning_rate_init", "epsilon") for value in (0, -1, np.nan)],
     *[(name, value, f"'{name}'.*range") for name in ("momentum", "beta_1", "beta_2") for value in (-0.1, 1.1, np.nan)],
     *[(name, 2, f"'{name}'.*bool") for name in ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping")],
+    ("loss_parameters", [0.1], "loss_parameters.*dict"),
+    ("loss_parameters", {"nope": 1}, "unknown hyper-parameter 'nope' of '.*'; valid names:"),
+    ("loss_parameters", {"x": "y"}, r"loss_parameters\['x'\] must be a number or a list of numbers, got 'y'"),
+    (
+        "loss_parameters",
+        {"x": [[1.0]]},
+        r"loss_parameters\['x'\] must be a number or a list of numbers, got \[\[1.0\]\]",
+    ),
     *[("n_jobs", number, "n_jobs.*None.*-1.*") for number in (0, 2.5, "two")],
 ]
 
@@ -216,7 +226,7 @@ VALID_NAMES = {
     "solver": ["lbfgs", *_core.optimizers()],
     "learning_rate": ["constant", "invscaling", "adaptive"],
     "dtype": ["float32", "float64"],
-    "loss": ["squared_error", "poisson"],
+    "loss": NUMBER_LOSSES,
 }
 
 

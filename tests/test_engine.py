@@ -31,11 +31,11 @@ SHAPES = [
 TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 
 
-def problem(n, layer_sizes, activation, loss, dtype="float64", seed=0):
+def problem(n, layer_sizes, activation, loss, dtype="float64", seed=0, given=None):
     """A network with random weights, and rows with valid targets (as many as the last of the sizes) and weights."""
-    random, n_targets = np.random.RandomState(seed), layer_sizes[-1]
-    layer_sizes = (*layer_sizes[:-1], n_targets * reference.outputs_per_target(loss, {}))
-    net = reference.Net(layer_sizes, (activation,) * (len(layer_sizes) - 2), loss)
+    random, n_targets, given = np.random.RandomState(seed), layer_sizes[-1], given or {}
+    layer_sizes = (*layer_sizes[:-1], n_targets * reference.outputs_per_target(loss, given))
+    net = reference.Net(layer_sizes, (activation,) * (len(layer_sizes) - 2), loss, given)
     flat, X = reference.glorot(net, random), random.randn(n, layer_sizes[0])
     y, weights = targets(loss, random, n, n_targets), random.rand(n) + 0.1
     return net, *(a.astype(dtype) for a in (flat, X, y, weights))
@@ -281,12 +281,14 @@ from fastmlp._engine import make_engine
 from test_engine import problem, sparse
 from test_trainer import generator, new_slots, options
 mode, path = sys.argv[1:]
-for dtype in ("float32", "float64"):
-    net, flat, X, y, weights = problem(300, (70, 50, 40, 10), "gelu", "log_loss", dtype)
+losses = [("log_loss", {}), ("quantile", {"quantile": [0.1, 0.5, 0.9]}), ("gaussian_nll", {"eps": 0.1})]
+for dtype, (loss, given) in ((dtype, each) for dtype in ("float32", "float64") for each in losses):
+    results = {} if loss == "log_loss" else results
+    net, flat, X, y, weights = problem(300, (70, 50, 40, 10), "gelu", loss, dtype, given=given)
     engine = make_engine(_core.Network(*net), np.dtype(dtype), 2)
     assert _core.config()["blas"] == mode
-    results = {"layer": engine.predict(flat, X, 2), "prediction": engine.predict(flat, X[::3])}
-    for name, rows in (("dense", X), ("sparse", sparse(X)[1])):
+    results |= {f"{loss} layer": engine.predict(flat, X, 2), f"{loss} prediction": engine.predict(flat, X[::3])}
+    for name, rows in ((f"{loss} dense", X), (f"{loss} sparse", sparse(X)[1])):
         value, penalty, gradient = engine.loss_and_gradient(flat, rows, y, weights, 0.1)
         slots = new_slots("adam", flat)
         settings = options(batch_size=70)

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 
 from fastmlp import MLPClassifier, MLPRegressor, _core
+from fastmlp._losses import CLASS_LOSSES, NUMBER_LOSSES
 
 ESTIMATORS = [MLPClassifier, MLPRegressor]
 X, y = load_iris(return_X_y=True)
@@ -127,6 +128,11 @@ EFFECTS = {
     "n_iter_no_change": (STALLING, 5),
     "max_fun": (LBFGS, 4),
     "dtype": (ADAM, "float32"),
+    "normalization": (ADAM, "layer_norm"),
+    "dropout": (ADAM, 0.2),
+    "input_dropout": (ADAM, 0.2),
+    "residual": ({"hidden_layer_sizes": (8, 8)}, True),
+    "initialization": (ADAM, "he_normal"),
     "weight_decay": ({"solver": "adamw"}, 0.1),
     "rho": ({"solver": "rmsprop"}, 0.9),
 }
@@ -141,7 +147,8 @@ def fitted_twice(estimator, settings):
 
 def test_every_parameter_is_tested():
     for estimator in ESTIMATORS:
-        assert set(estimator().get_params()) - {"loss"} == EFFECTS.keys() | WITHOUT_EFFECT.keys()
+        tested_below = {"loss", "loss_parameters"}
+        assert estimator().get_params().keys() == EFFECTS.keys() | WITHOUT_EFFECT.keys() | tested_below
 
 
 @pytest.mark.parametrize("parameter", EFFECTS)
@@ -151,8 +158,26 @@ def test_every_parameter_has_an_effect(estimator, parameter):
     assert fitted_twice(estimator, setting | {parameter: other}) != fitted_twice(estimator, setting)
 
 
+LOSSES = [(MLPClassifier, loss) for loss in CLASS_LOSSES] + [(MLPRegressor, loss) for loss in NUMBER_LOSSES]
+
+
+def fitted_with(estimator, loss, targets, **parameters):
+    settings = BASE | {"loss": loss, "loss_parameters": parameters}
+    return weights(estimator(**settings).fit(X, targets if estimator is MLPClassifier else targets + 1.0))
+
+
 def test_the_loss_has_an_effect():
-    assert fitted_twice(MLPRegressor, {"loss": "poisson"}) != fitted_twice(MLPRegressor, {"loss": "squared_error"})
+    fits = [fitted_with(estimator, loss, y) for estimator, loss in LOSSES]
+    assert len({str(fit) for fit in fits}) == len(LOSSES)
+
+
+@pytest.mark.parametrize("targets", [y, y % 2], ids=["three", "two"])
+@pytest.mark.parametrize(("estimator", "loss"), LOSSES)
+def test_every_hyperparameter_of_a_loss_has_an_effect(estimator, loss, targets):
+    for name, default in _core.losses()[loss]["hyperparameters"].items():
+        plain = fitted_with(estimator, loss, targets)
+        assert fitted_with(estimator, loss, targets, **{name: default}) == plain
+        assert fitted_with(estimator, loss, targets, **{name: 0.9 * default + 0.27}) != plain
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])

@@ -9,7 +9,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PolynomialFeatures, RobustScaler, StandardScaler
 
-from fastmlp import MLPClassifier, MLPRegressor, Network
+from fastmlp import MLPClassifier, MLPRegressor, Network, _core
 from fastmlp.export import onnx_graph, register_skl2onnx, to_onnx
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")

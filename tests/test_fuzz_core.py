@@ -53,12 +53,18 @@ def valid_calls(dtype):
     return {
         "apply_activation": (_core.apply_activation, ["tanh", X[0].copy()]),
         "apply_loss": (_core.apply_loss, ["log_loss", X[:, :2].copy(), y]),
+        "apply_loss quantile": (
+            _core.apply_loss,
+            ["quantile", X.copy(), weights[:, None], {"quantile": [0.1, 0.5, 0.9]}],
+        ),
+        "loss_outputs": (_core.loss_outputs, ["quantile", {"quantile": [0.1, 0.5, 0.9]}]),
         "apply_optimizer": (_core.apply_optimizer, ["adam", ADAM, 0.1, 1, flat, gradient, slots]),
         "set_blas": (_core.set_blas, ["nope", None, None]),
         "set_instruction_set": (_core.set_instruction_set, [_core.config()["instruction_set"]]),
         "MT19937": (_core.MT19937, [np.arange(624, dtype=np.uint32), 624]),
         "shuffle": (generator.shuffle, [np.arange(5)]),
         "Network": (_core.Network, [[3, 4, 2], ["tanh"], "log_loss"]),
+        "Network with loss_parameters": (_core.Network, [[3, 4, 2], ["tanh"], "quantile", {"quantile": [0.1, 0.9]}]),
         "Engine": (_core.Engine, [network, dtype, 2]),
         "predict without engine": (_core.predict, [network, flat, X, 2, False]),
         "predict": (engine.predict, [flat, X, 1]),

@@ -111,7 +111,8 @@ def problem(net, n, dtype="float64", seed=0):
             if part is not None and name in ("scales", "running_variances"):
                 part[...] = random.uniform(0.5, 1.5, part.shape)
     X = random.randn(n, net.layer_sizes[0])
-    y, weights = targets(net.loss, random, n, net.layer_sizes[-1]), random.rand(n) + 0.1
+    n_targets = net.layer_sizes[-1] // reference.outputs_per_target(net.loss, {})
+    y, weights = targets(net.loss, random, n, n_targets), random.rand(n) + 0.1
     return [array.astype(dtype) for array in (flat, X, y, weights)]
 
 
@@ -181,8 +182,7 @@ def central_difference(engine, flat, *data, h=1e-5):
     return difference
 
 
-@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize(("dropout", "residual"), [(0.0, False), (0.4, True)], ids=["", "dropout-residual"])
 @pytest.mark.parametrize("normalization", ["none", *NORMALIZATIONS])
 def test_gradient_is_the_central_difference(activation, loss, normalization, dropout, residual):
     net = deep((3, 4, 4, 3, 2), activation, loss, normalization, dropout, residual)

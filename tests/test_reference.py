@@ -5,6 +5,7 @@ import pytest
 import reference
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+from test_losses import targets
 
 
 def central_difference(f, x, h=1e-5):
@@ -22,7 +23,7 @@ def test_slope_of_every_activation(name):
 @pytest.mark.parametrize("name", reference.LOSSES)
 def test_gradient_of_every_loss(name):
     random = np.random.RandomState(0)
-    z, y = random.randn(3), np.eye(3)[:1]
+    z, y = random.randn(4), targets(name, random, 1, 4 // reference.outputs_per_target(name, {}))
     gradient = central_difference(lambda z: reference.LOSSES[name](z[None], y)[1][0], z)
     np.testing.assert_allclose(reference.LOSSES[name](z[None], y)[2][0], gradient, rtol=1e-8, atol=1e-9)
 
@@ -30,9 +31,9 @@ def test_gradient_of_every_loss(name):
 @pytest.mark.parametrize("loss", reference.LOSSES)
 @pytest.mark.parametrize("activation", reference.ACTIVATIONS)
 def test_gradient_of_a_network(activation, loss):
-    net = reference.Net((3, 4, 2, 2), (activation, activation), loss)
+    net = reference.Net((3, 4, 2, 2 * reference.outputs_per_target(loss, {})), (activation, activation), loss)
     random = np.random.RandomState(1)
-    X, y, weights = random.randn(5, 3), np.eye(2)[random.randint(2, size=5)], random.rand(5) + 0.1
+    X, y, weights = random.randn(5, 3), targets(loss, random, 5, 2), random.rand(5) + 0.1
     flat = reference.glorot(net, random)
     gradient = reference.loss_and_gradient(net, flat, X, y, weights, alpha=0.5)[2]
     slope = central_difference(lambda w: sum(reference.loss_and_gradient(net, w, X, y, weights, 0.5)[:2]), flat)

@@ -10,8 +10,8 @@ from fastmlp import _core
 from fastmlp._parameters import views
 
 
-def training_problem(loss="log_loss", dtype="float64", n=53):
-    net, *arrays = problem(n, (6, 9, 5, 3), "tanh", loss, dtype)
+def training_problem(loss="log_loss", dtype="float64", n=53, given=None):
+    net, *arrays = problem(n, (6, 9, 5, 3), "tanh", loss, dtype, given=given)
     return net._replace(activations=("tanh", "relu")), *arrays
 
 
@@ -243,10 +243,19 @@ def test_patience_is_taken_up_where_it_was_left():
     assert fit(net, flat, X, y, **changes)[1]["n_iter"] == 2
 
 
-@pytest.mark.parametrize(("loss", "score"), [("log_loss", "accuracy"), ("squared_error", "r2")])
+SCORED = [
+    ("log_loss", {}, "accuracy", slice(None)),
+    ("focal", {"gamma": 1.0}, "accuracy", slice(None)),
+    ("squared_error", {}, "r2", slice(None)),
+    ("gaussian_nll", {}, "r2", slice(0, None, 2)),  # the means
+    ("quantile", {"quantile": [0.1, 0.45, 0.9]}, "r2", slice(1, None, 3)),  # next to the median
+]
+
+
+@pytest.mark.parametrize(("loss", "given", "score", "central"), SCORED)
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
-def test_validation_scores_are_scikit_learns(loss, score, dtype, weighted):
-    net, flat, X, y, weights = training_problem(loss, dtype)
+def test_validation_scores_are_scikit_learns(loss, given, score, central, dtype, weighted):
+    net, flat, X, y, weights = training_problem(loss, dtype, given=given)
     rows, validation_rows = np.arange(40), np.arange(40, 53)
     seen = []
     weights = weights if weighted else None
@@ -256,7 +265,7 @@ def test_validation_scores_are_scikit_learns(loss, score, dtype, weighted):
     assert [score for _, _, score, _ in seen] == report["validation_scores"]
     for n, actual in enumerate(report["validation_scores"], 1):
         trained, _, _ = fit(net, flat, X, y, weights, **arguments, **{**changes, "max_iter": n})
-        p, held_out = reference.predict(net, *double(trained, X[validation_rows])), y[validation_rows]
+        p, held_out = reference.predict(net, *double(trained, X[validation_rows]))[:, central], y[validation_rows]
         sample_weight = None if weights is None else weights[validation_rows]
         if score == "r2":
             expected = r2_score(held_out, p, sample_weight=sample_weight)

@@ -23,11 +23,14 @@ def models():
     signal = X @ random.randn(3, 2) + 0.1 * random.randn(40, 2)
     labels = np.array(["low", "middle", "high"])[(signal > 0).sum(axis=1)]
     settings = {"hidden_layer_sizes": (4, 2), "activation": ["tanh", "softplus"], "max_iter": 20, "batch_size": 10}
-    classifier = MLPClassifier(**settings, n_iter_no_change=np.inf, random_state=np.random.RandomState(1))
+    settings |= {"normalization": ["layer_norm", "rms_norm"], "residual": True}  # what version 1 cannot describe
+    averaging = settings | {"normalization": ["batch_norm", None], "dropout": 0.2}
+    classifier = MLPClassifier(**averaging, n_iter_no_change=np.inf, random_state=np.random.RandomState(1))
     classifier.fit(X, labels)
     classifier.feature_names_in_ = np.array(["length", "breadth", "height"], dtype=object)
     two = MLPClassifier(**settings, solver="lbfgs", random_state=2).fit(X, signal[:, 0] > 0)
-    many = MLPClassifier((), solver="sgd", max_iter=20, random_state=3).fit(X, (signal > 0).astype(int))
+    many = MLPClassifier((5,), solver="sgd", normalization="batch_norm", max_iter=20, random_state=3)
+    many.fit(X, (signal > 0).astype(int))
     regressor = MLPRegressor("squared_error", **settings, solver="sgd", early_stopping=True, random_state=4)
     regressor.fit(X.astype(np.float32), signal)
     return X, {"three_classes": classifier, "two_classes": two, "many_labels": many, "two_numbers": regressor}

@@ -11,6 +11,7 @@
 #include "../engine.hpp"
 
 #include "blas.hpp"
+#include "deltas.hpp"
 #include "kernels.hpp"
 #include "prediction.hpp"
 #include "tiles.hpp"
@@ -25,7 +26,7 @@ template <class T> class CpuEngine final : public Engine<T> {
 public:
   CpuEngine(const Network& network, int n_threads)
       : network(network), kernels(fastmlp::kernels<T>()), R(kernels.rows), requested_threads(n_threads),
-        propagation(this->network, kernels), layers(propagation.layers), tiles(propagation) {
+        propagation(this->network, kernels), layers(propagation.layers), deltas(propagation), tiles(propagation) {
     std::ptrdiff_t per_row = 0; // elements of workspace
     for (int l = 0; l < network.n_layers(); ++l) {
       flops_per_row += 2.0 * network.sizes[l] * network.sizes[l + 1];
@@ -35,12 +36,7 @@ public:
     constexpr std::ptrdiff_t workspace_elements = std::ptrdiff_t(1) << 24;
     const int block = panels_per_block * R;
     max_rows = int(std::clamp<std::ptrdiff_t>(workspace_elements / per_row / block * block, block, 1 << 16));
-    for (const Layer<T>& layer : layers)
-      if (layer.statistics == Statistics::of_units) cuts.push_back(int(&layer - layers.data()) + 1);
-    if (cuts.size() > 1) max_rows = 1 << 30; // statistics are those of the whole batch
-    cuts.push_back(network.n_layers());
-    unit_sums = AlignedArray<T>(
-        cuts.size() > 2 ? 2 * std::size_t(*std::max_element(network.sizes.begin(), network.sizes.end())) : 0);
+    if (deltas.needs_all_rows()) max_rows = 1 << 30;
   }
 
   std::ptrdiff_t parameter_count() const override { return network.n_parameters; }
@@ -77,10 +73,11 @@ public:
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       for (std::int64_t first = 0; first < n; first += max_rows) {
-        const Batch batch = batch_of(data, rows, first, std::min<std::int64_t>(max_rows, n - first));
-        compute_deltas(batch, first > 0 ? dropout.of(std::uint64_t(first)) : dropout, team);
+        const Batch<T> batch(data, {rows, first, std::min<std::int64_t>(max_rows, n - first)}, R);
+        deltas.compute(batch, first > 0 ? dropout.of(std::uint64_t(first)) : dropout, scratch[team.thread].data(),
+                       team);
         team.barrier();
-        if (team.thread == 0) loss += batch_loss(batch);
+        if (team.thread == 0) loss += deltas.sum_of_losses(batch);
         write_gradient(batch, alpha, scale, first + batch.rows.n == n, gradient, team);
         team.barrier();
       }
@@ -120,20 +117,11 @@ public:
   }
 
 private:
-  struct Batch {
-    const Dataset<T>& data;
-    RowRange rows;
-    int n_panels;
-    double weight; // sum of the rows' weights
-  };
-
   // Buffers for steps of `rows` rows; returns how many threads to use.
   int prepare(std::int64_t rows, const Matrix<T>& X) {
     const bool sparse = X.indptr != nullptr;
     if (sparse && network.dropout[0] > 0) throw std::invalid_argument("dropout of the inputs needs a dense X");
-    if (space.capacity < rows || space.sparse != sparse)
-      space = Workspace<T>(network, layers, R, int(rows), sparse, true);
-    if (sparse) layers[0].keep_transpose(R);
+    deltas.prepare(int(rows), sparse);
     const int n_threads =
         int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),
                                    std::max<std::int64_t>((rows + R - 1) / R, 1)));
@@ -159,8 +147,8 @@ private:
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       for (std::int64_t first = next, t = rule.t; first < n; first += batch_size) {
-        const Batch batch = batch_of(data, order, first, std::min(batch_size, n - first));
-        compute_deltas(batch, rule.dropout_key(t + 1), team);
+        const Batch<T> batch(data, {order, first, std::min(batch_size, n - first)}, R);
+        deltas.compute(batch, rule.dropout_key(t + 1), scratch[team.thread].data(), team);
         const std::int64_t number = first / batch_size;
         if (team.thread == 0 && number % look == 0) end = wall_seconds() - start > seconds;
         team.barrier();
@@ -169,12 +157,12 @@ private:
         const double weight = batch.weight;
         if (weight != 0) {
           const std::int64_t after = std::min(first + batch_size, n);
-          step(batch, batch_of(data, order, after, std::min(batch_size, n - after)), rule, ++t, alpha, 1 / weight,
+          step(batch, Batch<T>(data, {order, after, std::min(batch_size, n - after)}, R), rule, ++t, alpha, 1 / weight,
                team);
         }
         // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
         // after.
-        const double loss = team.thread == 0 && weight != 0 ? batch_loss(batch) / weight : 0;
+        const double loss = team.thread == 0 && weight != 0 ? deltas.sum_of_losses(batch) / weight : 0;
         team.barrier();
         if (team.thread == 0) {
           const double l2 = weight != 0 ? penalty(alpha) / weight : 0;
@@ -193,145 +181,24 @@ private:
     return next;
   }
 
-  // --- phase 1 -------------------------------------------------------------------------------------------------------
-
-  Batch batch_of(const Dataset<T>& data, const std::int64_t* numbers, std::int64_t first, std::int64_t n) const {
-    return {data, {numbers, first, n}, int((n + R - 1) / R), sum_of_weights(data, numbers, first, n)};
-  }
-
-  // Block by block through all layers and back. Statistics of units, which need all rows, cut this into pieces.
-  void compute_deltas(const Batch& batch, RandomKey dropout, const Team& team) {
-    const int last = int(cuts.size()) - 1;
-    const auto for_each_block = [&](auto&& visit) {
-      const int end = int(part(batch.n_panels, team, 1));
-      for (int p = int(part(batch.n_panels, team)); p < end; p += panels_per_block)
-        visit(Block<T>{p, std::min(panels_per_block, end - p), scratch[team.thread].data(), dropout});
-    };
-    for (int i = 0; i < last; ++i) {
-      for_each_block([&](const Block<T>& block) {
-        if (i == 0) enter(batch, block);
-        forward(block, cuts[i], cuts[i + 1]);
-        if (i + 1 < last) return moments(block, cuts[i + 1]);
-        loss(block);
-        backward(block, cuts[i + 1], cuts[i]);
-      });
-      if (i + 1 < last) combine_moments(batch, cuts[i + 1], team);
-    }
-    for (int i = last - 1; i > 0; --i) {
-      combine_gradients(batch, cuts[i], team);
-      for_each_block([&](const Block<T>& block) {
-        propagation.centre(space, cuts[i], block, unit_sums.data(), unit_sums.data() + network.sizes[cuts[i]]);
-        backward(block, cuts[i], cuts[i - 1]);
-      });
-    }
-  }
-
-  void enter(const Batch& batch, const Block<T>& block) {
-    for (int panel = block.first; panel < block.first + block.count; ++panel) {
-      propagation.enter_targets(space, batch.data, batch.rows, panel);
-      propagation.enter(space, batch.data.X, batch.rows, panel, panel, block);
-    }
-    if (cuts.size() == 2) return;
-    const T share = T(batch.weight != 0 ? 1 / batch.weight : 0);
-    for (int i = block.first * R; i < (block.first + block.count) * R; ++i)
-      space.shares.data()[i] = space.weights.data()[i] * share;
-  }
-
-  // From the sums of layer `from`, or the input, to those of layer `to`.
-  void forward(const Block<T>& block, int from, int to) {
-    for (int l = from; l < to; ++l) {
-      propagation.activate(space, l, block);
-      if (l > 0) propagation.to_columns(space, space.panels[l], l, block, space.columns[l]);
-      propagation.forward(space, l, block);
-    }
-  }
-
-  void loss(const Block<T>& block) {
-    const RowLoss loss = network.row_loss();
-    for (int panel = block.first; panel < block.first + block.count; ++panel)
-      space.panel_loss[panel] = kernels.loss(loss, propagation.panel_of(space, network.n_layers(), panel),
-                                             space.targets.data() + std::ptrdiff_t(panel) * loss.n_targets * R,
-                                             space.weights.data() + panel * R);
-  }
-
-  // From the deltas of layer `from` to those of layer `to`, or of the first.
-  void backward(const Block<T>& block, int from, int to) {
-    for (int l = from - 1; l > 0 && l >= to; --l) propagation.backward(space, l, block);
-    if (to == 0 && space.sparse) propagation.to_columns(space, space.panels[1], 1, block, space.first_deltas.data());
-  }
-
-  // --- statistics of units over the rows of a batch, each thread for some units; sums in the order of the panels
-  // ------
-
-  void moments(const Block<T>& block, int l) {
-    for (int panel = block.first; panel < block.first + block.count; ++panel)
-      kernels.moments(space.z[l] + panel * space.panel_stride[l], space.weights.data() + panel * R, network.sizes[l],
-                      propagation.sums_of(space, l, panel));
-  }
-
-  // Chan, Golub, LeVeque 1979: moments of the panels to those of the batch.
-  void combine_moments(const Batch& batch, int l, const Team& team) {
-    team.barrier();
-    Layer<T>& layer = layers[l - 1];
-    const int n = layer.n_out, end = int(part(n, team, 1));
-    const double weight = batch.weight != 0 ? batch.weight : 1, others = weight > 1 ? weight - 1 : weight;
-    const auto over_panels = [&](auto&& f) {
-      double sum = 0;
-      for (int panel = 0; panel < batch.n_panels; ++panel) {
-        double share = 0;
-        for (int i = 0; i < R; ++i) share += double(space.weights.data()[panel * R + i]);
-        sum += f(propagation.sums_of(space, l, panel), share);
-      }
-      return sum;
-    };
-    for (int j = int(part(n, team)); j < end; ++j) {
-      const double mean = over_panels([&](const T* m, double share) { return share * double(m[j]); }) / weight;
-      const double squares = over_panels([&](const T* m, double share) {
-        return double(m[n + j]) + share * (double(m[j]) - mean) * (double(m[j]) - mean);
-      });
-      layer.unit_statistics.data()[j] = T(mean);
-      layer.unit_statistics.data()[n + j] = T(1 / std::sqrt(squares / weight + normalization_epsilon));
-      layer.running_mean[j] += T(running_share * (mean - double(layer.running_mean[j])));
-      layer.running_variance[j] += T(running_share * (squares / others - double(layer.running_variance[j])));
-    }
-    team.barrier();
-  }
-
-  // What `centre` takes off: the sums over the batch of the deltas, and of the deltas times the normalised z.
-  void combine_gradients(const Batch& batch, int l, const Team& team) {
-    team.barrier();
-    const Layer<T>& layer = layers[l - 1];
-    const int n = layer.n_out, end = int(part(n, team, 1));
-    for (int j = int(part(n, team)); j < end; ++j) {
-      T with_z = 0, alone = 0;
-      for (int panel = 0; panel < batch.n_panels; ++panel) {
-        with_z += propagation.sums_of(space, l, panel)[j];
-        alone += propagation.sums_of(space, l, panel)[n + j];
-      }
-      unit_sums.data()[j] = alone * layer.scale[j];
-      unit_sums.data()[n + j] = with_z * layer.scale[j];
-    }
-    team.barrier();
-  }
-
   // --- phase 2 -------------------------------------------------------------------------------------------------------
 
   // Sparse input: the first layer's gradient, all tiles at once, split over threads by neurons.
-  void sparse_gradient(const Batch& batch, const Team& team) {
-    if (!space.sparse) return;
+  void sparse_gradient(const Batch<T>& batch, const Team& team) {
+    if (!deltas.space.sparse) return;
     const Matrix<T>& X = batch.data.X;
     const int blocks = int(round_up(layers[0].n_out, R)) / R;
     const int end = int(part(blocks, team, 1));
     for (int block = int(part(blocks, team)); block < end; ++block)
       kernels.weight_gradient_sparse(
           {X.data, X.indices, X.indptr, batch.rows.numbers, batch.rows.first, int(batch.rows.n)},
-          space.first_deltas.data() + block * space.column_stride, block, space.first_gradient.data(), layers[0].ldt,
-          layers[0].n_in);
+          deltas.space.first_deltas.data() + block * deltas.space.column_stride, block,
+          deltas.space.first_gradient.data(), layers[0].ldt, layers[0].n_in);
     team.barrier();
   }
 
   // Rows that will be gathered soon.
-  void prefetch(const Batch& batch, std::int64_t first, std::int64_t end) const {
+  void prefetch(const Batch<T>& batch, std::int64_t first, std::int64_t end) const {
     const Matrix<T>& X = batch.data.X;
     constexpr int line = 64 / int(sizeof(T));
     for (std::int64_t row = first; row < end; ++row) {
@@ -341,7 +208,7 @@ private:
   }
 
   // With each tile the next one is fetched, and some of the rows that this thread will gather for the next batch.
-  void step(const Batch& batch, const Batch& next, const Rule& rule, long long t, double alpha, double scale,
+  void step(const Batch<T>& batch, const Batch<T>& next, const Rule& rule, long long t, double alpha, double scale,
             const Team& team) {
     const Step<T> step(rule, t);
     sparse_gradient(batch, team);
@@ -354,17 +221,17 @@ private:
       tiles.prefetch(i + 1);
       prefetch(next, row, std::min(row + n_rows, end));
       row += n_rows;
-      tiles.gradient(space, int(batch.rows.n), tile, G);
+      tiles.gradient(deltas.space, int(batch.rows.n), tile, G);
       tiles.update(i, rule.optimizer, step, alpha, scale, G);
     });
   }
 
-  void write_gradient(const Batch& batch, double alpha, double scale, bool last, T* gradient, const Team& team) {
+  void write_gradient(const Batch<T>& batch, double alpha, double scale, bool last, T* gradient, const Team& team) {
     sparse_gradient(batch, team);
     T* G = scratch[team.thread].data();
     tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
       const Parameter<T>& p = tiles.parameter_of(tile);
-      tiles.gradient(space, int(batch.rows.n), tile, G);
+      tiles.gradient(deltas.space, int(batch.rows.n), tile, G);
       if (batch.rows.first > 0)
         for_each_number(p, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
       if (last) tiles.finish_gradient(i, alpha, scale, G);
@@ -373,12 +240,6 @@ private:
   }
 
   // --- sums, always in the same order --------------------------------------------------------------------------------
-
-  double batch_loss(const Batch& batch) const {
-    double sum = 0;
-    for (int p = 0; p < batch.n_panels; ++p) sum += space.panel_loss[p];
-    return sum;
-  }
 
   double penalty(double alpha) const { return 0.5 * alpha * tiles.sum_of_squares(); }
 
@@ -390,10 +251,8 @@ private:
   int max_rows = 0;
   Propagation<T> propagation;
   std::vector<Layer<T>>& layers; // of `propagation`
-  std::vector<int> cuts{0};      // layers whose statistics need all rows of a batch, between the input and the output
-  AlignedArray<T> unit_sums;
+  Deltas<T> deltas;
   Tiles<T> tiles;
-  Workspace<T> space;
   std::vector<AlignedArray<T>> scratch; // per thread
 };
 

@@ -32,7 +32,11 @@ INITIALIZATIONS = [f"{name}_{shape}" for name in _VARIANCES for shape in ("unifo
 
 
 def initial_parameters(
-    network: _core.Network, initialization: Rule | Sequence[Rule], random: Any, dtype: DTypeLike
+    network: _core.Network,
+    activation: str | Sequence[str],
+    initialization: Rule | Sequence[Rule],
+    random: Any,
+    dtype: DTypeLike,
 ) -> NDArray[Any]:
     """Draw the parameters of a network, flat.
 
@@ -40,6 +44,9 @@ def initial_parameters(
     ----------
     network : _core.Network
         What they are for.
+    activation : str or sequence of str
+        One name, or one for each hidden layer: "glorot_uniform" draws smaller weights where it is "logistic". The
+        output layer is drawn like the last hidden one.
     initialization : str, callable, or list of them
         One rule for all layers of weights, or one each. A callable takes ``(fan_in, fan_out, random)`` and returns an
         array-like of shape ``(fan_in, fan_out)``. "glorot_uniform" draws scikit-learn's numbers, biases included; with
@@ -56,7 +63,10 @@ def initial_parameters(
     for "orthogonal".
     """
     rules = initialization_rules(initialization, len(network.layer_sizes) - 1)
-    activations = [*network.activations, *(network.activations[-1:] or ["identity"])]
+    if isinstance(activation, str):
+        activations = [activation] * len(rules)
+    else:
+        activations = [*activation, *(activation[-1:] or ["identity"])]
     flat = np.zeros(network.n_parameters, dtype)
     arrays = cut(flat, array_shapes(network))
     for layer, (coef, bias) in enumerate(zip(arrays["coefs"], arrays["intercepts"], strict=True)):

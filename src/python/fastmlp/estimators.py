@@ -74,9 +74,9 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "loss_parameters": [dict, None],
         "n_jobs": [None, Options(Integral, {-1}), Interval(Integral, 1, None, closed="left")],
         "dtype": [None, StrOptions({"float32", "float64"})],
+        "loss_parameters": [dict, None],
         "normalization": [None, str, list, tuple],
         "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
         "input_dropout": [Interval(Real, 0, 1, closed="left")],
@@ -91,8 +91,6 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         hidden_layer_sizes: int | str | Sequence[int] = (100,),
         activation: str | Sequence[str] = "relu",
         *,
-        loss: str = "log_loss",
-        loss_parameters: LossParameters | None = None,
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
@@ -116,6 +114,8 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         max_fun: int = 15000,
         n_jobs: int | None = None,
         dtype: str | None = None,
+        loss: str = "log_loss",
+        loss_parameters: LossParameters | None = None,
         normalization: str | Sequence[str | None] | None = None,
         dropout: float | Sequence[float] = 0.0,
         input_dropout: float = 0.0,
@@ -226,7 +226,7 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         self.n_iter_ = 0
         self.t_ = 0
         self.n_layers_ = len(network.layer_sizes)
-        flat = initial_parameters(network, self.initialization, self._random_state, dtype)
+        flat = initial_parameters(network, self.activation, self.initialization, self._random_state, dtype)
         self._set_parameters(flat, array_shapes(network))
         if self.solver != "lbfgs":
             self._start_records()

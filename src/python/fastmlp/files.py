@@ -141,10 +141,12 @@ def build_predictor(header: Header, tensors: Tensors, assume_finite: bool, n_job
 def stored_parameters(header: Header, tensors: Tensors) -> NDArray[Any]:
     """Return all parameters as one flat array in the dtype in which they were saved."""
     described = entry(header, "network", dict)
-    sizes, n_hidden = entry(described, "layer_sizes", list), len(entry(described, "activations", list))
+    sizes = unit_counts(entry(described, "layer_sizes", list), "layer_sizes")
+    if len(sizes) < 2:
+        raise ValueError(f"layer_sizes must name at least an input and an output layer, got {sizes}")
     normalizations, residual = _hidden_extras(described)
-    unit_counts(sizes, "layer_sizes")
-    network = _core.Network(sizes, ["identity"] * n_hidden, "squared_error", {}, normalizations, (), residual)
+    activations = ["identity"] * (len(sizes) - 2)  # shapes depend on no activation, and on no loss
+    network = _core.Network(sizes, activations, "squared_error", {}, normalizations, (), residual)
     shapes = _by_name(array_shapes(network))
     dtypes = set()
     for name, shape in shapes.items():

@@ -140,7 +140,7 @@ class Network:
         random = random_state if hasattr(random_state, "uniform") else np.random.RandomState(random_state)
         self.normalizations = tuple(hidden_normalizations(normalization, len(self.layer_sizes) - 2))
         self.residual = bool(residual)
-        self._parameters = initial_parameters(self.network, initialization, random, self.dtype)
+        self._parameters = initial_parameters(self.network, activation, initialization, random, self.dtype)
 
     def __repr__(self) -> str:
         steps = [str(self.layer_sizes[0])]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,35 +32,36 @@ class Exp(nn.Module):  # type: ignore[misc]
         return torch.exp(z)
 
 
-class Sort(nn.Module):  # type: ignore[misc]
+class Link(nn.Module):  # type: ignore[misc]
+    """An output activation that depends on a hyper-parameter of its loss, given by its name."""
+
+    link: ClassVar[str]
+
+    def __init__(self, **loss_parameters: Any) -> None:
+        super().__init__()
+        self.loss_parameters = loss_parameters
+        (self.value,) = loss_parameters.values()
+
+
+class Sort(Link):
     """The output activation of the quantile loss: the quantiles of each target in increasing order."""
 
     link = "sort"
 
-    def __init__(self, quantile: Sequence[float]) -> None:
-        super().__init__()
-        self.loss_parameters: LossParameters = {"quantile": quantile}
-        self.n_quantiles = len(quantile)
-
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Return z, sorted among the outputs of each target."""
-        return z.unflatten(-1, (-1, self.n_quantiles)).sort(-1).values.flatten(-2)
+        return z.unflatten(-1, (-1, len(self.value))).sort(-1).values.flatten(-2)
 
 
-class MeanVariance(nn.Module):  # type: ignore[misc]
+class MeanVariance(Link):
     """The output activation of the Gaussian loss: means as they are, variances from their logarithms."""
 
     link = "mean_variance"
 
-    def __init__(self, eps: float) -> None:
-        super().__init__()
-        self.loss_parameters: LossParameters = {"eps": eps}
-        self.eps = eps
-
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Return mean and variance by turns."""
         mean, log_variance = z[..., ::2], z[..., 1::2]
-        return torch.stack([mean, log_variance.exp() + self.eps], -1).flatten(-2)
+        return torch.stack([mean, log_variance.exp() + self.value], -1).flatten(-2)
 
 
 _OWN = {each.__name__: each for each in (Exp, Sort, MeanVariance)}
@@ -160,7 +161,7 @@ def from_torch(
             linears.append(module)
             names.append("identity")
             continue
-        if isinstance(module, (Sort, MeanVariance)):
+        if isinstance(module, Link):
             name, loss_parameters = module.link, loss_parameters or module.loss_parameters
         else:
             name = _name_of(module, place)

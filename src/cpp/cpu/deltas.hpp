@@ -1,0 +1,174 @@
+// The first phase of a step: rows through all layers and back, until each layer has its deltas.
+#pragma once
+
+#include "propagation.hpp"
+#include "threads.hpp"
+
+namespace fastmlp {
+
+// Some rows of the data, whose mean loss a step descends.
+template <class T> struct Batch {
+  const Dataset<T>& data;
+  RowRange rows;
+  int n_panels;
+  double weight; // sum of the rows' weights
+
+  Batch(const Dataset<T>& data, const RowRange& rows, int R)
+      : data(data), rows(rows), n_panels(int((rows.n + R - 1) / R)),
+        weight(sum_of_weights(data, rows.numbers, rows.first, rows.n)) {}
+};
+
+template <class T> class Deltas {
+public:
+  explicit Deltas(Propagation<T>& propagation)
+      : network(propagation.network), kernels(propagation.kernels), R(kernels.rows), propagation(propagation),
+        layers(propagation.layers) {
+    for (int l = 0; l < network.n_layers(); ++l)
+      if (layers[l].statistics == Statistics::of_units) cuts.push_back(l + 1);
+    if (needs_all_rows())
+      unit_sums = AlignedArray<T>(2 * std::size_t(*std::max_element(network.sizes.begin(), network.sizes.end())));
+    cuts.push_back(network.n_layers());
+  }
+
+  // Buffers for batches of `rows` rows.
+  void prepare(int rows, bool sparse) {
+    if (space.capacity < rows || space.sparse != sparse) space = Workspace<T>(network, layers, R, rows, sparse, true);
+    if (sparse) layers[0].keep_transpose(R);
+  }
+
+  // Whether there are statistics over the rows of a batch, so that it must not be taken in parts.
+  bool needs_all_rows() const { return cuts.size() > 1 && cuts[1] < network.n_layers(); }
+
+  // Block by block through all layers and back. Statistics of units, which need all rows, cut this into pieces.
+  void compute(const Batch<T>& batch, RandomKey dropout, T* scratch, const Team& team) {
+    const int last = int(cuts.size()) - 1;
+    const auto for_each_block = [&](auto&& visit) {
+      const int end = int(part(batch.n_panels, team, 1));
+      for (int p = int(part(batch.n_panels, team)); p < end; p += panels_per_block)
+        visit(Block<T>{p, std::min(panels_per_block, end - p), scratch, dropout});
+    };
+    for (int i = 0; i < last; ++i) {
+      for_each_block([&](const Block<T>& block) {
+        if (i == 0) enter(batch, block);
+        forward(block, cuts[i], cuts[i + 1]);
+        if (i + 1 < last) return moments(block, cuts[i + 1]);
+        loss(block);
+        backward(block, cuts[i + 1], cuts[i]);
+      });
+      if (i + 1 < last) combine_moments(batch, cuts[i + 1], team);
+    }
+    for (int i = last - 1; i > 0; --i) {
+      combine_gradients(batch, cuts[i], team);
+      for_each_block([&](const Block<T>& block) {
+        propagation.centre(space, cuts[i], block, unit_sums.data(), unit_sums.data() + network.sizes[cuts[i]]);
+        backward(block, cuts[i], cuts[i - 1]);
+      });
+    }
+  }
+
+  double sum_of_losses(const Batch<T>& batch) const { // always in the same order
+    double sum = 0;
+    for (int p = 0; p < batch.n_panels; ++p) sum += space.panel_loss[p];
+    return sum;
+  }
+
+  Workspace<T> space;
+
+private:
+  void enter(const Batch<T>& batch, const Block<T>& block) {
+    for (int panel = block.first; panel < block.first + block.count; ++panel) {
+      propagation.enter_targets(space, batch.data, batch.rows, panel);
+      propagation.enter(space, batch.data.X, batch.rows, panel, panel, block);
+    }
+    if (!needs_all_rows()) return;
+    const T share = T(batch.weight != 0 ? 1 / batch.weight : 0);
+    for (int i = block.first * R; i < (block.first + block.count) * R; ++i)
+      space.shares.data()[i] = space.weights.data()[i] * share;
+  }
+
+  // From the sums of layer `from`, or the input, to those of layer `to`.
+  void forward(const Block<T>& block, int from, int to) {
+    for (int l = from; l < to; ++l) {
+      propagation.activate(space, l, block);
+      if (l > 0) propagation.to_columns(space, space.panels[l], l, block, space.columns[l]);
+      propagation.forward(space, l, block);
+    }
+  }
+
+  void loss(const Block<T>& block) {
+    const RowLoss loss = network.row_loss();
+    for (int panel = block.first; panel < block.first + block.count; ++panel)
+      space.panel_loss[panel] = kernels.loss(loss, propagation.panel_of(space, network.n_layers(), panel),
+                                             space.targets.data() + std::ptrdiff_t(panel) * loss.n_targets * R,
+                                             space.weights.data() + panel * R);
+  }
+
+  // From the deltas of layer `from` to those of layer `to`, or of the first.
+  void backward(const Block<T>& block, int from, int to) {
+    for (int l = from - 1; l > 0 && l >= to; --l) propagation.backward(space, l, block);
+    if (to == 0 && space.sparse) propagation.to_columns(space, space.panels[1], 1, block, space.first_deltas.data());
+  }
+
+  // --- statistics of units over the rows, each thread for some units; sums in the order of the panels ----------------
+
+  void moments(const Block<T>& block, int l) {
+    for (int panel = block.first; panel < block.first + block.count; ++panel)
+      kernels.moments(space.z[l] + panel * space.panel_stride[l], space.weights.data() + panel * R, network.sizes[l],
+                      propagation.sums_of(space, l, panel));
+  }
+
+  // Chan, Golub, LeVeque 1979: moments of the panels to those of the batch.
+  void combine_moments(const Batch<T>& batch, int l, const Team& team) {
+    team.barrier();
+    Layer<T>& layer = layers[l - 1];
+    const int n = layer.n_out, end = int(part(n, team, 1));
+    const double weight = batch.weight != 0 ? batch.weight : 1, others = weight > 1 ? weight - 1 : weight;
+    const auto over_panels = [&](auto&& f) {
+      double sum = 0;
+      for (int panel = 0; panel < batch.n_panels; ++panel) {
+        double share = 0;
+        for (int i = 0; i < R; ++i) share += double(space.weights.data()[panel * R + i]);
+        sum += f(propagation.sums_of(space, l, panel), share);
+      }
+      return sum;
+    };
+    for (int j = int(part(n, team)); j < end; ++j) {
+      const double mean = over_panels([&](const T* m, double share) { return share * double(m[j]); }) / weight;
+      const double squares = over_panels([&](const T* m, double share) {
+        return double(m[n + j]) + share * (double(m[j]) - mean) * (double(m[j]) - mean);
+      });
+      layer.unit_statistics.data()[j] = T(mean);
+      layer.unit_statistics.data()[n + j] = T(1 / std::sqrt(squares / weight + normalization_epsilon));
+      layer.running_mean[j] += T(running_share * (mean - double(layer.running_mean[j])));
+      layer.running_variance[j] += T(running_share * (squares / others - double(layer.running_variance[j])));
+    }
+    team.barrier();
+  }
+
+  // What `centre` takes off: the sums over the batch of the deltas, and of the deltas times the normalised z.
+  void combine_gradients(const Batch<T>& batch, int l, const Team& team) {
+    team.barrier();
+    const Layer<T>& layer = layers[l - 1];
+    const int n = layer.n_out, end = int(part(n, team, 1));
+    for (int j = int(part(n, team)); j < end; ++j) {
+      T with_z = 0, alone = 0;
+      for (int panel = 0; panel < batch.n_panels; ++panel) {
+        with_z += propagation.sums_of(space, l, panel)[j];
+        alone += propagation.sums_of(space, l, panel)[n + j];
+      }
+      unit_sums.data()[j] = alone * layer.scale[j];
+      unit_sums.data()[n + j] = with_z * layer.scale[j];
+    }
+    team.barrier();
+  }
+
+  const Network& network;
+  const Kernels<T>& kernels;
+  const int R;
+  Propagation<T>& propagation;
+  std::vector<Layer<T>>& layers;
+  std::vector<int> cuts{0}; // layers whose statistics need all rows, between the input and the output
+  AlignedArray<T> unit_sums;
+};
+
+} // namespace fastmlp
