@@ -108,7 +108,8 @@ def test_by_hand_too(name, given, z, y, prediction, value, slope, dtype, instruc
     np.testing.assert_allclose(gradient, [slope], **close)
 
 
-def test_every_hyperparameter_is_held_by_hand_and_oracle(loss):
+def test_every_hyperparameter_is_held_by_hand_and_oracle(loss, has_formula):
+    has_formula(loss)
     for parameter in _core.losses()[loss]["hyperparameters"]:
         for known in (BY_HAND_TOO, GIVEN):
             assert any(name == loss and parameter in given for name, given, *_ in known)

@@ -21,6 +21,7 @@ from fastmlp import MLPClassifier, MLPRegressor, _core
 
 N_JOBS = [1, 2, 3, 5]
 PATIENCE = 60  # seconds after which something hangs
+LEVELS = {"quantile": [0.1, 0.5, 0.9]}
 # model, features, hidden layers, batch, further settings, kind of rows. Sizes around those at which kernels change
 # their ways: 1, a few more or fewer than a vector or a panel, and large enough that threads have something to share.
 SHAPES = {
@@ -32,6 +33,15 @@ SHAPES = {
     "wide": (MLPClassifier, 200, (200, 200), 200, {"solver": "adam"}, np.asarray),
     "wide, odd batch": (MLPRegressor, 200, (65, 200), 7, {"solver": "sgd", "activation": "logistic"}, np.asarray),
     "poisson": (MLPRegressor, 17, (65,), 64, {"solver": "adam", "loss": "poisson"}, np.asarray),
+    "quantiles": (MLPRegressor, 17, (65,), 64, {"loss": "quantile", "loss_parameters": LEVELS}, sparse.csr_array),
+    "variance, three targets": (
+        MLPRegressor,
+        17,
+        (65,),
+        64,
+        {"loss": "gaussian_nll", "early_stopping": True},
+        np.asarray,
+    ),
     "early stopping": (MLPClassifier, 17, (65,), 7, {"solver": "adam", "early_stopping": True}, np.asarray),
     "lbfgs": (MLPClassifier, 65, (17,), 200, {"solver": "lbfgs"}, np.asarray),
     "lbfgs, three targets": (MLPRegressor, 7, (200,), 200, {"solver": "lbfgs", "activation": "tanh"}, np.asarray),

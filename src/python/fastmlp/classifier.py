@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron for classification: scikit-learn's class with a C++ core.
 
-    It minimises the log loss. The outputs are softmax for three or more classes, else logistic. With the same
-    parameters, data and ``random_state`` it takes scikit-learn's path, up to rounding.
+    It minimises the log loss, unless told otherwise. The outputs are softmax for three or more classes, else logistic.
+    With the same parameters, data and ``random_state`` it takes scikit-learn's path, up to rounding.
 
     Parameters
     ----------
@@ -83,6 +83,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
     dtype : {"float32", "float64"} or None, default=None
         Numbers in which to compute. None follows the data as scikit-learn does: float32 stays, all else is float64.
+    loss : {"log_loss", "focal"}, default="log_loss"
+        ``log_loss``: with ``label_smoothing`` (default 0) so much of each label's certainty is spread over all classes
+        evenly. ``focal``: log loss times ``(1 - p) ** gamma`` (default 2), where p is the probability of the true
+        class: what is learned well already counts less.
+    loss_parameters : dict or None, default=None
+        Hyper-parameters of the loss by name, as above; defaults where there is none. An unknown name is answered by all
+        valid ones.
     normalization : {"batch_norm", "layer_norm", "rms_norm"}, list of them, or None, default=None
         Normalisation of hidden layers before their activation: one name, or one (or None) for each. Their scales and
         offsets are learned.
@@ -146,6 +153,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     References
     ----------
     Kingma, D. P. and Ba, J. (2014), for "adam". arXiv:1412.6980.
+
+    Lin, T.-Y., Goyal, P., Girshick, R., He, K. and Dollar, P. (2017), for "focal". arXiv:1708.02002.
+
+    Szegedy, C., Vanhoucke, V., Ioffe, S., Shlens, J. and Wojna, Z. (2016), for label smoothing. arXiv:1512.00567.
 
     Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), for "sgd". On the importance of initialization and
     momentum in deep learning. ICML.

@@ -35,7 +35,8 @@ class Network:
         valid ones.
     loss : str, default="binary_log_loss"
         The loss; it owns the output activation. ``binary_log_loss`` has logistic outputs, ``log_loss`` softmax,
-        ``squared_error`` the identity, ``poisson`` the exponential function.
+        ``squared_error`` the identity, ``poisson`` the exponential function. An unknown name is answered by all valid
+        ones.
     dtype : {"float64", "float32"}, default="float64"
         Numbers in which everything is stored and computed.
     random_state : int, RandomState, Generator or None, default=None

@@ -40,8 +40,23 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     Parameters
     ----------
     loss : str, default="squared_error"
-        ``squared_error``: half the squared error, with the outputs as they are; ``poisson``: half the deviance of
-        counts, with the exponential of the outputs, for targets of 0 or more.
+        Distances, with the outputs as they are; ``loss_`` reports their mean over targets:
+
+        - ``squared_error``: half of it; it learns the mean.
+        - ``absolute_error``: it learns the median.
+        - ``huber``: squared up to ``delta`` (default 1), absolute beyond.
+        - ``log_cosh``: much the same, smooth everywhere.
+        - ``quantile``: the pinball loss of the level ``quantile`` (default 0.5), or of a list of increasing levels.
+          Predicted quantiles do not cross.
+
+        Negative log-likelihoods; ``loss_`` reports their sum over targets. Means above 0 are exponentials:
+
+        - ``poisson``: half the deviance of counts, for targets of 0 or more.
+        - ``gamma``: half the deviance of skewed amounts, for targets above 0.
+        - ``tweedie``: half the deviance between these two, for amounts that may be 0; ``power`` (default 1.5) from 1,
+          which is ``poisson``, over 2, which is ``gamma``, to 3 (inverse Gaussian).
+        - ``gaussian_nll``: of a normal distribution whose mean and variance are both learned; ``eps`` (default 1e-6) is
+          the least variance.
     hidden_layer_sizes : int, array-like of int or str, default=(100,)
         Units of each hidden layer; ``()`` for none, "256x3" for three of 256.
     activation : str or list of str, default="relu"
@@ -96,6 +111,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
     dtype : {"float32", "float64"} or None, default=None
         Numbers in which to compute. None follows the data as scikit-learn does: float32 stays, all else is float64.
+    loss_parameters : dict or None, default=None
+        Hyper-parameters of the loss by name, as above; defaults where there is none. An unknown name is answered by all
+        valid ones.
     normalization : {"batch_norm", "layer_norm", "rms_norm"}, list of them, or None, default=None
         Normalisation of hidden layers before their activation: one name, or one (or None) for each. Their scales and
         offsets are learned.
@@ -131,7 +149,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     n_layers_ : int
         Number of layers, input and output included.
     n_outputs_ : int
-        Number of outputs.
+        Number of outputs: one for each target, or two (mean and variance), or as many as there are quantiles.
     out_activation_ : str
         Activation of the output layer.
     loss_ : float
@@ -158,6 +176,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     ----------
     Kingma, D. P. and Ba, J. (2014), for "adam". arXiv:1412.6980.
 
+    Koenker, R. and Bassett, G. (1978), for "quantile". Regression quantiles. Econometrica 46. Chernozhukov, V.,
+    Fernandez-Val, I. and Galichon, A. (2010), for sorting them. Econometrica 78.
+
+    Nix, D. A. and Weigend, A. S. (1994), for "gaussian_nll". Estimating the mean and variance of the target probability
+    distribution. ICNN.
+
     Sutskever, I., Martens, J., Dahl, G. and Hinton, G. (2013), for "sgd". On the importance of initialization and
     momentum in deep learning. ICML.
 
@@ -171,6 +195,13 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     (2,)
     >>> regressor.score(X, y) > 0.99
     True
+
+    An interval that holds nine of ten targets, and the median:
+
+    >>> levels = {"quantile": [0.05, 0.5, 0.95]}
+    >>> regressor = MLPRegressor("quantile", loss_parameters=levels, random_state=1, max_iter=50, tol=1.0).fit(X, y)
+    >>> regressor.predict(X[:2]).shape
+    (2, 3)
     """
 
     _score_name = "r2"
