@@ -42,7 +42,7 @@ def describe(n_threads: int) -> dict[str, Any]:
     import fastmlp  # not at the top: this module is also imported where another library is measured
 
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "system": platform.platform(),
         "n_cpus": len(ALLOWED_CPUS),
         "n_threads": n_threads,
@@ -55,7 +55,8 @@ def describe(n_threads: int) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return its name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

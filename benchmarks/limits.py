@@ -1,0 +1,232 @@
+"""How near a step comes to what the processor can do, and where the rest goes: ``python benchmarks/limits.py``.
+
+Builds a program without Python (``limits.cpp``) and lets it measure the float32 workloads: the parts of a step as the
+engine runs them, the same with all data in the first-level cache, Adam in registers, the peak of the multiply-adds, and
+reading and copying memory; everything at one and at two threads, in short bursts turn by turn. Writes
+``results/limits.json``; ``--page`` updates the tables of ``docs/limits.md`` too. Needs CMake and a compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import machine
+from workloads import WORKLOADS, Workload
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+PAGE = ROOT / "docs" / "limits.md"
+BEGIN, END = "<!-- limits: begin -->\n", "<!-- limits: end -->\n"
+AIMS = {"W0": 45, "W1": 75, "W2": 72, "W3": 90, "W4": 86, "W5": 90, "W6": 75, "W7": 50}  # % of peak, one thread
+PRODUCTS = ("forward", "backward", "gradient")
+ROUNDS = 15
+
+Findings = Mapping[str, Any]
+
+
+def main() -> None:
+    """Measure, write the numbers, and the tables that they make."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--workloads", nargs="+", choices=AIMS, default=list(AIMS), metavar="W", help=" ".join(AIMS))
+    add("--build", metavar="FOLDER", help="build there, and keep it")
+    add("--output", type=Path, default=HERE / "results" / "limits.json", help="where the numbers go")
+    add("--page", action="store_true", help="write the tables into docs/limits.md as well")
+    add("--quick", action="store_true", help="one round of few rows: shows that it runs, the numbers mean nothing")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        program = build(Path(options.build or scratch))
+        found = {}
+        for name in options.workloads:
+            workload = WORKLOADS[name].shortened() if options.quick else WORKLOADS[name]
+            found[name] = measure(program, workload, 1 if options.quick else ROUNDS)
+            print(f"{name} {workload.shape}: {shares(found[name])['step']:.1%} of the peak", flush=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({"processor": machine.processor(), "workloads": found}, indent=1) + "\n")
+    text = tables(json.loads(options.output.read_text()))
+    print(f"\n{text}")
+    if options.page:
+        before, rest = PAGE.read_text().split(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}{text}{END}{rest.split(END)[1]}")
+
+
+def build(folder: Path) -> Path:
+    """Compile the program; return its path."""
+    isa = "avx2" if platform.machine() in ("x86_64", "AMD64") else "baseline"
+    settings = ["-DFASTMLP_KERNEL_TESTS=ON", "-DSKBUILD_PROJECT_VERSION=0"]
+    subprocess.run(["cmake", "-S", ROOT, "-B", folder, *settings], check=True, stdout=subprocess.DEVNULL)
+    target = f"limits_{isa}"
+    subprocess.run(["cmake", "--build", folder, "--target", target], check=True, stdout=subprocess.DEVNULL)
+    return folder / "tests" / "cpp" / target
+
+
+def measure(program: Path, workload: Workload, rounds: int) -> dict[str, Any]:
+    """Return seconds a step, the best and the median of the rounds, and what they are to be compared with."""
+    loss = "squared_error" if workload.regression else "log_loss"
+    arguments = [rounds, workload.batch_size, workload.n_rows, loss, *workload.layer_sizes]
+    ran = subprocess.run([program, *map(str, arguments)], check=True, capture_output=True, text=True)
+    found = json.loads(ran.stdout)
+    for group, numbers in found.items():
+        if isinstance(numbers, dict):
+            best = max if group == "machine" else min  # rates there, seconds elsewhere
+            found[group] = {
+                name: {"best": best(of_rounds), "median": statistics.median(of_rounds)}
+                for name, of_rounds in numbers.items()
+            }
+    return {
+        "shape": workload.shape,
+        "batch_size": workload.batch_size,
+        "rounds": rounds,
+        "flops": workload.n_flops / workload.n_rows / workload.n_epochs * workload.batch_size,
+        "lanes": lanes_used(workload, found["panel_rows"]),
+        "row_bytes": 4 * workload.layer_sizes[0] * workload.batch_size,
+        **found,
+    }
+
+
+def lanes_used(workload: Workload, panel_rows: int) -> float:
+    """Return which part of the multiply-adds is of use: panels, and tiles of the weight gradient, may be half empty."""
+    register = panel_rows // 2
+    rows = math.ceil(workload.batch_size / panel_rows) * panel_rows
+    useful = done = 0
+    for layer, (n_in, n_out) in enumerate(pairwise(workload.layer_sizes)):
+        n_products = 1 + (layer > 0)
+        useful += (n_products + 1) * workload.batch_size * n_in * n_out
+        rest = n_in % panel_rows
+        columns = n_in - rest + (0 if not rest else register if rest <= register else panel_rows)
+        done += n_products * rows * n_in * n_out + workload.batch_size * columns * n_out
+    return useful / done
+
+
+# --- what the numbers say
+
+
+def seconds(group: Mapping[str, Mapping[str, float]], *kinds: str) -> float:
+    """Return the best times of all parts of these kinds."""
+    return sum(times["best"] for name, times in group.items() if name.split()[0] in kinds)
+
+
+def shares(found: Findings) -> dict[str, float]:
+    """Return the share of the peak, were there only what is named and what stands before it."""
+    one, ideal, rates = found["one thread"], found["in cache"], found["machine"]
+    limit = [
+        ("in cache", seconds(ideal, *PRODUCTS)),
+        ("adam", seconds(ideal, "adam")),
+        ("bound", found["row_bytes"] / rates["read"]["best"]),
+    ]
+    parts = [
+        ("products", seconds(one, *PRODUCTS)),
+        ("update", seconds(one, "update")),
+        ("gather", seconds(one, "gather", "ahead")),
+        ("others", seconds(one, "columns", "loss", "bias")),
+    ]
+    least = found["flops"] / rates["multiply_adds 1"]["best"]
+    result = {"step": least / seconds(one, "step")}
+    for stages in (limit, parts):
+        taken = 0.0
+        for name, time in stages:
+            taken += time
+            result[name] = least / taken
+    return result
+
+
+def spent(found: Findings) -> dict[str, float]:
+    """Return on what a step at one thread spends its time, in parts of it."""
+    one, ideal = found["one thread"], found["in cache"]
+    step, least = seconds(one, "step"), found["flops"] / found["machine"]["multiply_adds 1"]["best"]
+    adam, products = seconds(ideal, "adam"), seconds(ideal, *PRODUCTS)
+    taken = {
+        "multiply-adds of use": least,
+        "empty lanes": least / found["lanes"] - least,
+        "starts and ends of tiles": products - least / found["lanes"],
+        "products: memory": seconds(one, *PRODUCTS) - products,
+        "update: arithmetic": adam,
+        "update: memory": seconds(one, "update") - adam,
+        "rows": seconds(one, "gather", "ahead"),
+        "transposes": seconds(one, "columns"),
+        "loss, targets": seconds(one, "loss"),
+        "biases": seconds(one, "bias"),
+    }
+    taken["between the parts"] = step - sum(taken.values())
+    return {what: time / step for what, time in taken.items()}
+
+
+def scaling(found: Findings) -> dict[str, float]:
+    """Return how many times as fast two threads are, in parts; and how fast they could be."""
+    one, two, rates = found["one thread"], found["two threads"], found["machine"]
+    panels = math.ceil(found["batch_size"] / found["panel_rows"])
+    balance = panels / 2 / math.ceil(panels / 2)
+    of_machine = {what: rates[f"{what} 2"]["best"] / rates[f"{what} 1"]["best"] for what in ("multiply_adds", "copy")}
+    by_rows = seconds(one, "forward", "backward", "loss", "columns", "gather")
+    step = seconds(one, "step")
+    computing = by_rows / balance + (step - by_rows)
+    factors = {what: seconds(one, *kinds) / max(seconds(two, *kinds), 1e-12) for what, kinds in _KINDS.items()}
+    return {
+        **of_machine,
+        "balance": 2 * balance,
+        **factors,
+        "waiting": seconds(two, "wait") / seconds(two, "step"),
+        "possible": step / (computing / of_machine["multiply_adds"]),
+        "step": step / seconds(two, "step"),
+    }
+
+
+_KINDS = {"products": PRODUCTS, "update": ("update",), "gather": ("gather",), "transposes": ("columns",)}
+
+
+# --- tables
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown; all columns but the first two hold numbers."""
+    rule = "|---|---|" + "---:|" * (len(heads) - 2)
+    return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def tables(results: Mapping[str, Any]) -> str:
+    """Return the three tables."""
+    found = results["workloads"]
+    first = next(iter(found.values()))
+    peak = max(workload["machine"]["multiply_adds 1"]["best"] for workload in found.values())
+    lines = [
+        f"{results['processor']}, {first['instruction_set']}, float32; peak {peak / 1e9:.1f} GFLOP/s a core; the "
+        f"fastest of {first['rounds']} rounds.",
+        "",
+        "**Share of the peak at one thread, were there only ...**",
+        "",
+    ]
+    stages = ("in cache", "adam", "bound", "products", "update", "gather", "others", "step")
+    heads = ["", "network", "products in L1", "+ Adam in registers", "+ rows read in order", "products as they run"]
+    heads += ["+ update", "+ gather", "+ loss, transposes, biases", "the step", "aim"]
+    rows = [
+        [name, f"{w['shape']}, {w['batch_size']}", *(f"{shares(w)[stage]:.1%}" for stage in stages), f"{AIMS[name]}%"]
+        for name, w in found.items()
+    ]
+    lines += [table(heads, rows), "", "**What the step spends its time on, in %**", ""]
+    rows = [[name, w["shape"], *(f"{100 * part:.1f}" for part in spent(w).values())] for name, w in found.items()]
+    lines += [table(["", "network", *spent(first)], rows), "", "**Times as fast with two threads**", ""]
+    heads = ["", "network", "multiply-adds", "copying memory", "panels", "products", "update", "gather", "transposes"]
+    heads += ["waiting", "possible", "the step"]
+    rows = [
+        [
+            name,
+            w["shape"],
+            *(f"{n:.0%}" if kind == "waiting" else f"{n:.2f}" if n else "" for kind, n in scaling(w).items()),
+        ]
+        for name, w in found.items()
+    ]
+    return "\n".join([*lines, table(heads, rows)]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
