@@ -270,7 +270,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
+            self._label_binarizer = _label_binarizer(y)
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_classes(unique_labels(y))
@@ -308,6 +308,18 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _label_binarizer(y: NDArray[Any]) -> LabelBinarizer:
+    """Return ``LabelBinarizer().fit(y)``: for repeated integers and strings without its three looks at every label."""
+    binarizer = LabelBinarizer()
+    if y.ndim == 1 and y.dtype.kind in "biuU":
+        classes = np.unique(y)
+        if len(classes) <= len(y) / 2:  # it warns of more
+            binarizer.y_type_ = "multiclass" if len(classes) > 2 else "binary"
+            binarizer.sparse_input_, binarizer.classes_ = False, classes
+            return binarizer
+    return binarizer.fit(y)
 
 
 def _class_numbers(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from inspect import signature
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +17,7 @@ import numpy as np
 from sklearn import get_config
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import _core
@@ -255,14 +256,25 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
 
+    def _validate_params(self) -> None:
+        """Validate parameters as scikit-learn does, but for defaults: to look at all takes longer than a small fit."""
+        names = (name for name, default in _defaults(type(self)).items() if getattr(self, name) is not default)
+        given = {name: getattr(self, name) for name in names}
+        validate_parameter_constraints(self._parameter_constraints, given, caller_name=type(self).__name__)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        given = signature(type(self)).parameters.values()  # a pickle of an older version lacks the newer ones
-        super().__setstate__({**{each.name: each.default for each in given}, **state})
+        super().__setstate__({**_defaults(type(self)), **state})  # a pickle of an older version lacks the newer ones
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+@cache
+def _defaults(estimator: type) -> dict[str, Any]:
+    """Return the parameters of a class and their defaults."""
+    return {name: parameter.default for name, parameter in signature(estimator).parameters.items()}
 
 
 def _refuse_chance(network: _core.Network) -> None:
