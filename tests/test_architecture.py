@@ -34,6 +34,7 @@ PYTHON_ROOMS = [
     "_engine",
     "_parameters",
     "_training",
+    "schedules",
     "optimizer_state",
     "_solvers",
     "predictor",

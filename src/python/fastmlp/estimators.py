@@ -24,12 +24,14 @@ from fastmlp._saving import Saving
 from fastmlp._solvers import Solvers
 from fastmlp._training import NOT_FINITE, Data
 from fastmlp._validation import core_array, core_matrix, hidden_activations, unit_counts
+from fastmlp.schedules import NAMES
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
     from typing_extensions import Self
 
     from fastmlp._core import FloatArray
+    from fastmlp.schedules import AnySchedule
 
 OUTPUT_ACTIVATIONS: dict[str, str] = {name: entry["link"] for name, entry in _core.losses().items()}
 SPARSE_FORMATS = ["csr", "csc"]
@@ -47,7 +49,7 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         "solver": [StrOptions({"lbfgs", *_core.optimizers()})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive", *NAMES}), callable],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "power_t": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -69,6 +71,9 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         "dtype": [None, StrOptions({"float32", "float64"})],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "rho": [Interval(Real, 0, 1, closed="left")],
+        "clip_norm": [None, Interval(Real, 0, None, closed="neither")],
+        "clip_value": [None, Interval(Real, 0, None, closed="neither")],
+        "ema_decay": [None, Interval(Real, 0, 1, closed="neither")],
     }
 
     def __init__(
@@ -79,7 +84,7 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate: str = "constant",
+        learning_rate: str | AnySchedule = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -101,34 +106,13 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         dtype: str | None = None,
         weight_decay: float = 0.01,
         rho: float = 0.99,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        ema_decay: float | None = None,
     ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.n_jobs = n_jobs
-        self.dtype = dtype
-        self.weight_decay = weight_decay
-        self.rho = rho
+        for name, value in [*locals().items()]:
+            if name != "self":
+                setattr(self, name, value)
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:

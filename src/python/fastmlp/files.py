@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fastmlp import _core
+from fastmlp import _core, schedules
 from fastmlp.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -173,8 +173,11 @@ def encode(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
         values = [encode(item, name) for item in value]
         return values if isinstance(value, list) else {"tuple": values}
+    if type(value) in schedules.KINDS:
+        return {"schedule": type(value).__name__, **{field: encode(part, name) for field, part in vars(value).items()}}
     raise ValueError(
-        f"{name}={value!r} cannot be saved; allowed are None, bool, int, float, str, lists, tuples and arrays of them"
+        f"{name}={value!r} cannot be saved; allowed are None, bool, int, float, str, schedules of fastmlp, "
+        "and lists, tuples and arrays of them"
     )
 
 
@@ -188,7 +191,11 @@ def decode(value: Any) -> Any:
         return tuple(decode(item) for item in value["tuple"])
     if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
         return float(value["float"])
-    raise ValueError(f"objects in parameters must be {{'tuple': [...]}} or {{'float': 'inf'}}, found {value!r}")
+    if "schedule" in value:
+        return schedules.build(value["schedule"], {k: decode(part) for k, part in value.items() if k != "schedule"})
+    raise ValueError(
+        f"objects in parameters must be {{'tuple': [...]}}, {{'float': 'inf'}} or {{'schedule': ...}}, found {value!r}"
+    )
 
 
 def encode_labels(labels: NDArray[Any]) -> Header:
