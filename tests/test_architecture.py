@@ -43,6 +43,7 @@ PYTHON_ROOMS = [
     "estimators",
     "classifier",
     "regressor",
+    "_lr_find",
     "network",
     "__init__",
     "export",

@@ -84,6 +84,8 @@ class Solvers:
         if verbose:
             print_stop(outcome["stopped"], options, self.early_stopping)
         conclude(outcome, parameters, self.early_stopping, None if incremental else self.max_iter)
+        if self.early_stopping:
+            self._optimizer.start_average(parameters)
 
     def _new_optimizer(self, sizes: list[int], dtype: DTypeLike) -> OptimizerState:
         defaults = _core.optimizers()[self.solver]["hyperparameters"]

@@ -43,7 +43,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     alpha : float, default=0.0001
         Strength of the L2 penalty, which is divided by the number of rows (the sum of their weights) of a batch.
     batch_size : int or "auto", default="auto"
-        Rows of a batch; "auto" is ``min(200, n_samples)``. Not used by "lbfgs".
+        Rows of a batch; "auto" is ``min(200, n_samples)``. Memory is bounded for any size: what is elsewhere done by
+        accumulating the gradients of k batches is a batch k times as large. Not used by "lbfgs".
     learning_rate : str, Schedule or callable, default="constant"
         scikit-learn's names, which "adam" ignores: "constant"; "invscaling", ``learning_rate_init / (t_ + 1) **
         power_t``, changed after each epoch; "adaptive", constant until more than ``n_iter_no_change`` epochs bring no
@@ -103,7 +104,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Then each number of the gradient is brought into [-clip_value, clip_value]. Not used by "lbfgs".
     ema_decay : float or None, default=None
         Decay rate of an exponential moving average of the parameters after each step. The average is what predicts, and
-        what early stopping validates; training goes on from the parameters themselves. Not used by "lbfgs".
+        what early stopping validates, ``coefs_`` and ``intercepts_``; training goes on from the parameters themselves.
+        Not used by "lbfgs".
 
     Attributes
     ----------
