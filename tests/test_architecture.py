@@ -37,6 +37,7 @@ PYTHON_ROOMS = [
     "_parameters",
     "_initialization",
     "_training",
+    "schedules",
     "optimizer_state",
     "_solvers",
     "predictor",
@@ -45,6 +46,7 @@ PYTHON_ROOMS = [
     "estimators",
     "classifier",
     "regressor",
+    "_lr_find",
     "network",
     "__init__",
     "export",
@@ -69,6 +71,7 @@ ALLOWED = {
     "binary_log_loss": "the loss of two classes and of many labels",
     "squared_error": "the default of `loss`",
     "adam": "the default of `solver`",
+    "gamma": "also the factor of a schedule",
 }
 
 

@@ -135,6 +135,9 @@ EFFECTS = {
     "initialization": (ADAM, "he_normal"),
     "weight_decay": ({"solver": "adamw"}, 0.1),
     "rho": ({"solver": "rmsprop"}, 0.9),
+    "clip_norm": (ADAM, 0.1),
+    "clip_value": (ADAM, 0.01),
+    "ema_decay": (ADAM, 0.9),
 }
 # What must not change the weights, and the test of what it does change.
 WITHOUT_EFFECT = {"verbose": "test_verbose_prints", "n_jobs": "test_threads.py"}

@@ -9,7 +9,7 @@ from test_engine import TOLERANCE, assert_close_by_array
 from test_losses import targets
 from test_trainer import generator, new_slots, options
 
-from fastmlp import _core
+from fastmlp import MLPClassifier, _core
 from fastmlp._parameters import array_shapes, cut
 
 EPSILON, SEED = 1e-5, 11
@@ -377,3 +377,17 @@ def test_sparse_rows_give_the_bits_of_dense_ones(dtype):
 def test_bad_descriptions(extras, message):
     with pytest.raises(ValueError, match=message):
         _core.Network((3, 4, 2), ("relu",), "log_loss", {}, *extras)
+
+
+def test_averages_of_weights_cover_every_array():
+    """An average that forgets at once is no average: of scales, offsets and projections too."""
+    X = np.random.RandomState(0).randn(60, 5)
+    y = X[:, 0] > X[:, 1]
+    settings = {"hidden_layer_sizes": (6, 6, 4), "normalization": "layer_norm", "residual": True, "dropout": 0.1}
+    plain, averaged = (
+        MLPClassifier(**settings, max_iter=5, random_state=0, ema_decay=decay).fit(X, y) for decay in (None, 1e-300)
+    )
+    for kind in ("coefs_", "intercepts_", "scales_", "offsets_", "projections_"):
+        for ours, theirs in zip(getattr(averaged, kind), getattr(plain, kind), strict=True):
+            if theirs is not None:
+                np.testing.assert_array_equal(ours, theirs)

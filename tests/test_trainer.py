@@ -36,6 +36,10 @@ def options(optimizer="adam", **changes):
         "best_loss": np.inf,
         "best_validation_score": -np.inf,
         "score": "accuracy",
+        "clip_norm": np.inf,
+        "clip_value": np.inf,
+        "ema_decay": 0.0,
+        "report_batch_losses": False,
         **changes,
     }
 

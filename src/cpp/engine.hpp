@@ -14,7 +14,10 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
+#include <numeric>
+#include <utility>
 
 namespace fastmlp {
 
@@ -36,14 +39,24 @@ template <class T> struct Dataset {
   const T* sample_weight = nullptr;
 };
 
-// How weights move: one optimizer step is number `t` (counted from 1) at `learning_rate`.
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+// How weights move: one optimizer step is number `t` (counted from 1).
 struct Rule {
   int optimizer = 0;
   std::vector<double> hyperparameters;
   double learning_rate = 0;
-  long long t = 0;        // steps done so far
+  long long t = 0;                // steps done so far
+  double clip_norm = infinity;    // a gradient longer than this is shortened to it (Pascanu et al. 2013)
+  double clip_value = infinity;   // then each of its numbers is brought into [-clip_value, clip_value]
+  double ema_decay = 0;           // if not 0, the last slot is the moving average of the weights after each step
+  std::vector<double> rates = {}; // if not empty: the learning rates of the steps after number `rates_after`
+  long long rates_after = 0;
   std::uint64_t seed = 0; // of the random numbers of dropout; 0: there is none
 
+  double rate(long long step) const {
+    return rates.empty() ? learning_rate : rates[std::size_t(step - rates_after - 1)];
+  }
   RandomKey dropout_key(long long step) const {
     if (seed == 0) return {};
     return RandomKey{std::uint32_t(seed), std::uint32_t(seed >> 32)}.of(std::uint64_t(step));
@@ -54,6 +67,14 @@ struct EpochResult {
   double loss = 0, penalty = 0;  // sums over batches of the mean loss and of the L2 penalty, times the batch's rows
   std::int64_t failed_batch = 0; // first batch (from 1) whose loss is NaN, else 0
   bool interrupted = false;
+  std::vector<std::pair<double, double>> batches; // mean loss and penalty of each
+
+  void add(double batch_loss, double batch_penalty, std::int64_t n_rows) {
+    batches.emplace_back(batch_loss, batch_penalty);
+    loss += batch_loss * double(n_rows);
+    penalty += batch_penalty * double(n_rows);
+    if (std::isnan(batch_loss + batch_penalty)) failed_batch = std::int64_t(batches.size());
+  }
 };
 
 // Asks a callback whether to stop, at most every 50 ms: it takes the GIL. One lives as long as the training.
@@ -83,6 +104,8 @@ public:
   // the parameters and in their order, but for the weights of a layer: they are (fan_out, fan_in) here.
   virtual void set_slots(const std::vector<T*>& lent) = 0;
   virtual void get_slots() {}
+  // Swaps the parameters with the last slot, which is their moving average.
+  virtual void exchange_average() = 0;
 
   // One pass over the rows `order` in batches, a step after each; `poll` is asked now and then whether to stop. A batch
   // whose weights sum to 0 says nothing and is passed over. This one is the plain path; a device may do better.
@@ -112,28 +135,37 @@ double sum_of_weights(const Dataset<T>& data, const std::int64_t* rows, std::int
   return sum;
 }
 
+// Shortens a gradient; the order of the sum depends on nothing but the length.
+template <class T> void clip_norm(std::vector<T>& gradient, double longest) {
+  constexpr std::size_t lanes = 8;
+  double squares[lanes] = {};
+  for (std::size_t i = 0; i < gradient.size(); i += lanes)
+    for (std::size_t j = 0; j < lanes && i + j < gradient.size(); ++j)
+      squares[j] += double(gradient[i + j]) * double(gradient[i + j]);
+  const double norm = std::sqrt(std::accumulate(squares, squares + lanes, 0.0));
+  if (norm > longest)
+    for (T& g : gradient) g *= T(longest / norm);
+}
+
 template <class T>
 EpochResult Engine<T>::epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
                              double alpha, Rule& rule, Poll& poll) {
   EpochResult result;
   std::vector<T> gradient(static_cast<std::size_t>(parameter_count()));
-  for (std::int64_t first = 0, number = 1; first < n; first += batch_size, ++number) {
+  for (std::int64_t first = 0; first < n && result.failed_batch == 0; first += batch_size) {
     const std::int64_t count = std::min(batch_size, n - first);
     if (poll()) {
       result.interrupted = true;
       break;
     }
-    if (sum_of_weights(data, order, first, count) == 0) continue;
-    double penalty = 0;
-    const double loss =
-        loss_and_gradient(data, order + first, count, alpha, rule.dropout_key(rule.t + 1), penalty, gradient.data());
-    apply(gradient.data(), rule);
-    result.loss += loss * double(count);
-    result.penalty += penalty * double(count);
-    if (std::isnan(loss + penalty)) {
-      result.failed_batch = number;
-      break;
+    double loss = 0, penalty = 0;
+    if (sum_of_weights(data, order, first, count) != 0) {
+      loss =
+          loss_and_gradient(data, order + first, count, alpha, rule.dropout_key(rule.t + 1), penalty, gradient.data());
+      clip_norm(gradient, rule.clip_norm);
+      apply(gradient.data(), rule);
     }
+    result.add(loss, penalty, count);
   }
   return result;
 }

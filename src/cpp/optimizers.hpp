@@ -112,32 +112,19 @@ struct NAdam {
   static constexpr auto& slots = Moments::slots;
 
   static void prepare(const double* h, double rate, long long t, double* c) {
-    const double momentum = h[0] * (1 - std::exp(log_decay * double(t)) / 2),
-                 next = h[0] * (1 - std::exp(log_decay * double(t + 1)) / 2), product = product_of_momenta(h[0], t);
+    const auto momentum = [&](double decay) { return h[0] * (1 - decay / 2); };
+    const double factor = std::pow(0.96, 0.004), decay = std::pow(factor, double(t)), next = momentum(decay * factor);
+    double product = 1, power = 1; // each momentum is little more than half, so that soon the others do not matter
+    for (long long i = 0; i < t && product > 1e-20; ++i) product *= momentum(power *= factor);
     Moments::prepare(h, c);
     c[4] = h[2];
     c[5] = 1 / std::sqrt(1 - std::pow(h[1], double(t)));
-    c[6] = rate * (1 - momentum) / (1 - product);
+    c[6] = rate * (1 - momentum(decay)) / (1 - product);
     c[7] = rate * next / (1 - product * next);
   }
   template <class S> FASTMLP_INLINE void update(S& w, S g, S* s, const scalar_of<S>* c) {
     Moments::update(g, s, c);
     w -= (splat<S>(c[6]) * g + splat<S>(c[7]) * s[0]) / (splat<S>(c[5]) * square_root(s[1]) + splat<S>(c[4]));
-  }
-
-private:
-  static constexpr double log_decay = 0.004 * -0.040821994520255166; // log(0.96)
-
-  // b_1 ... b_t without a loop over t: with q = 0.96^0.004, log(1 - q^i / 2) is minus the sum of (q^i / 2)^k / k over
-  // k, and the sum of q^(ik) over i a geometric series.
-  static double product_of_momenta(double beta_1, long long t) {
-    double logarithm = double(t) * std::log(beta_1), half = 1;
-    for (int k = 1; k <= 60; ++k) { // 2^-60 is less than a double can tell
-      half /= 2;
-      logarithm -=
-          half / k * std::exp(log_decay * k) * std::expm1(log_decay * k * double(t)) / std::expm1(log_decay * k);
-    }
-    return std::exp(logarithm);
   }
 };
 

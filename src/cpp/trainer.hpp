@@ -29,6 +29,7 @@ struct TrainOptions {
   double tol = 0;
   double n_iter_no_change = 0; // a double, as infinity is allowed
   Score score = Score::accuracy;
+  bool report_batch_losses = false;
 };
 
 // What training carries from one call to the next, and what it found out.
@@ -37,7 +38,7 @@ struct TrainState {
   std::int64_t no_improvement_count = 0;
   double best_loss = std::numeric_limits<double>::infinity();
   double best_validation_score = -std::numeric_limits<double>::infinity();
-  std::vector<double> loss_curve, validation_scores;
+  std::vector<double> loss_curve, validation_scores, batch_losses;
   std::int64_t n_iter = 0, failed_epoch = 0, failed_batch = 0;
   Stopped stopped = Stopped::max_iter;
 };
@@ -49,6 +50,8 @@ struct Split {
 
 struct Hooks {
   std::function<bool()> poll; // stop now?
+  // steps done, steps of the next epoch, epochs without improvement: the learning rate of each step; none: stop
+  std::function<std::vector<double>(long long, std::int64_t, std::int64_t)> rates;
   // n_iter, loss, validation score or NaN, learning rate of the next epoch; true: stop
   std::function<bool(std::int64_t, double, double, double)> after_epoch;
 };
@@ -110,14 +113,32 @@ public:
                   [&](auto loss) { loss_share = loss.mean_over_outputs ? network.n_outputs() : 1; });
   }
 
-  // Trains in the engine; with a validation split, `best` receives the parameters of the best score.
+  // Trains in the engine; with a validation split, `best` receives the parameters of the best score. Where weights are
+  // averaged, the engine holds the averages before and after, and they are what is validated; steps go on from the
+  // weights themselves.
   void run(TrainOptions& options, TrainState& state, std::vector<T>& best) {
+    if (!split.validation.empty()) keep(best);
+    averages = options.rule.ema_decay > 0;
+    exchange_average();
+    epochs(options, state, best);
+    exchange_average();
+  }
+
+private:
+  void exchange_average() {
+    if (averages) engine.exchange_average();
+  }
+
+  void epochs(TrainOptions& options, TrainState& state, std::vector<T>& best) {
     const std::int64_t n = std::int64_t(split.train.size());
     std::vector<std::int64_t> order(split.train);
-    if (!split.validation.empty()) keep(best);
     state.stopped = Stopped::max_iter;
     Poll poll(hooks.poll);
     for (state.n_iter = 0; state.n_iter < options.max_iter;) {
+      if (!set_rates(options, state, n)) {
+        state.stopped = Stopped::interrupted;
+        return;
+      }
       if (options.shuffle) shuffle(order);
       const EpochResult result =
           engine.epoch(data, order.data(), n, options.batch_size, options.alpha, options.rule, poll);
@@ -127,6 +148,10 @@ public:
       }
       ++state.n_iter;
       state.n_samples_seen += n;
+      if (options.report_batch_losses)
+        for (const auto& [loss, penalty] : result.batches) state.batch_losses.push_back(loss / loss_share + penalty);
+      if (hooks.rates && options.rule.t > options.rule.rates_after)
+        options.rule.learning_rate = options.rule.rate(options.rule.t);
       const bool failed = result.failed_batch > 0;
       const double loss = failed ? std::nan("") : (result.loss / loss_share + result.penalty) / double(n);
       state.loss_curve.push_back(loss);
@@ -150,7 +175,14 @@ public:
     }
   }
 
-private:
+  // Asks for the learning rates of an epoch of n rows; false: stop.
+  bool set_rates(TrainOptions& options, const TrainState& state, std::int64_t n) const {
+    if (!hooks.rates) return true;
+    options.rule.rates_after = options.rule.t;
+    options.rule.rates = hooks.rates(options.rule.t, (n - 1) / options.batch_size + 1, state.no_improvement_count);
+    return !options.rule.rates.empty();
+  }
+
   // Each epoch shuffles the order left by the one before, as scikit-learn does: a permutation of positions is drawn and
   // applied, so that the stream of random numbers is consumed in the same way.
   void shuffle(std::vector<std::int64_t>& order) {
@@ -170,6 +202,7 @@ private:
       if (loss < state.best_loss) state.best_loss = loss;
       return;
     }
+    exchange_average();
     const double score = validation_score(options.score);
     state.validation_scores.push_back(score);
     state.no_improvement_count = score < state.best_validation_score + options.tol ? state.no_improvement_count + 1 : 0;
@@ -177,6 +210,7 @@ private:
       state.best_validation_score = score;
       keep(best);
     }
+    exchange_average();
   }
 
   void keep(std::vector<T>& best) const {
@@ -214,6 +248,7 @@ private:
   MT19937& random;
   const Hooks& hooks;
   double loss_share = 1;
+  bool averages = false;
   std::vector<std::int64_t> permutation, shuffled;
   std::vector<T> predictions;
 };

@@ -180,28 +180,30 @@ template <class T> struct Check {
     check_close(g, expected_bias, named("bias_gradient", R, n));
   }
 
-  void update(int optimizer, int n) {
+  // With `extras`, gradients are clipped and weights averaged.
+  void update(int optimizer, int n, bool extras) {
     n = std::min(n, k.tile_rows);
-    const T alpha = T(0.1), scale = T(0.25);
+    const T alpha = T(0.1), scale = T(0.25), decay = T(0.75),
+            clip = extras ? T(0.1) : std::numeric_limits<T>::infinity();
     const std::ptrdiff_t ldw = 2 * R;
     Array<T> w = numbers.array(padded(n) * ldw), c(max_coefficients);
     const Array<T> G = numbers.array(std::size_t(n) * R);
-    std::vector<Array<T>> slots(max_slots);
+    std::size_t n_slots = 0;
+    Optimizers::visit(optimizer, [&](auto entry) { n_slots = std::size(entry.slots); });
+    std::vector<Array<T>> slots(n_slots + extras);
     UpdateTile<T> tile{};
     tile.w = w.data();
     tile.ldw = tile.ld_slots = ldw;
     tile.n = n;
     tile.n_columns = R;
-    for (int s = 0; s < max_slots; ++s) {
+    for (std::size_t s = 0; s < slots.size(); ++s) {
       slots[s] = numbers.array(w.size());
       for (T& x : slots[s]) x = std::abs(x); // some are sums of squares
       tile.slots[s] = slots[s].data();
     }
     std::vector<double> expected(w.begin(), w.end()), expected_slots;
     double squares = 0;
-    std::size_t n_slots = 0;
     Optimizers::visit(optimizer, [&](auto entry) {
-      n_slots = std::size(entry.slots);
       double h[std::size(entry.hyperparameters)], wide[max_coefficients] = {};
       std::transform(std::begin(entry.hyperparameters), std::end(entry.hyperparameters), h,
                      [](const Hyperparameter& p) { return p.default_value; });
@@ -209,18 +211,19 @@ template <class T> struct Check {
       for (int i = 0; i < max_coefficients; ++i) wide[i] = double(c[i] = T(wide[i]));
       for (int i = 0; i < n * R; ++i) {
         const std::ptrdiff_t at = i / R * ldw + i % R;
-        const double weight = double(w[at]);
-        double s[max_slots];
-        for (int slot = 0; slot < max_slots; ++slot) s[slot] = double(slots[slot][at]);
+        const double weight = double(w[at]), gradient = (double(G[i]) + double(alpha) * weight) * double(scale);
+        double s[max_slots + 1];
+        for (std::size_t slot = 0; slot < slots.size(); ++slot) s[slot] = double(slots[slot][at]);
         squares += weight * weight;
-        entry.update(expected[at], (double(G[i]) + double(alpha) * weight) * double(scale), s, wide);
-        expected_slots.insert(expected_slots.end(), s, s + n_slots);
+        entry.update(expected[at], std::clamp(gradient, -double(clip), double(clip)), s, wide);
+        if (extras) s[n_slots] = double(decay) * s[n_slots] + (1 - double(decay)) * expected[at];
+        expected_slots.insert(expected_slots.end(), s, s + slots.size());
       }
     });
-    const double sum = k.update(optimizer, c.data(), alpha, scale, G.data(), tile);
+    const double sum = k.update(optimizer, {c.data(), alpha, scale, clip, decay}, G.data(), tile);
     Array<T> kept;
     for (int i = 0; i < n * R; ++i)
-      for (std::size_t s = 0; s < n_slots; ++s) kept.push_back(slots[s][i / R * ldw + i % R]);
+      for (std::size_t s = 0; s < slots.size(); ++s) kept.push_back(slots[s][i / R * ldw + i % R]);
     const std::string what = named("update", R, n, Optimizers::names()[optimizer].c_str());
     check_close(w, expected, what);
     check_close(kept, expected_slots, what + ", slots");
@@ -259,7 +262,8 @@ template <class T> void test_kernels() {
     run.gather(n);
     for (int n_columns : {1, run.R}) run.gradients(n, n_columns);
     for (int n_out : sizes) run.products(n, n_out);
-    for (int optimizer = 0; optimizer < Optimizers::size; ++optimizer) run.update(optimizer, n);
+    for (int optimizer = 0; optimizer < Optimizers::size; ++optimizer)
+      for (bool extras : {false, true}) run.update(optimizer, n, extras);
   }
   for (int number = 0; number < Losses::size; ++number)
     for (int m : {1, 3, 10}) run.loss(number, m);

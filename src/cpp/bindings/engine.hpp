@@ -27,15 +27,15 @@ inline Rule make_rule(const std::string& optimizer, const std::map<std::string, 
 }
 
 template <class T> std::vector<T*> slot_pointers(const Rule& rule, std::vector<py::array>& slots, py::ssize_t n) {
-  std::size_t needed = 0;
-  const char* name = "";
+  std::size_t needed = rule.ema_decay > 0;
+  std::string name;
   Optimizers::visit(rule.optimizer, [&](auto entry) {
-    needed = std::size(entry.slots);
+    needed += std::size(entry.slots);
     name = entry.name;
   });
   if (slots.size() != needed)
-    reject("'" + std::string(name) + "' needs " + std::to_string(needed) + " slots, got " +
-           std::to_string(slots.size()));
+    reject("'" + name + (rule.ema_decay > 0 ? "' and an average need " : "' needs ") + std::to_string(needed) +
+           " slots, got " + std::to_string(slots.size()));
   std::vector<T*> pointers;
   for (py::array& slot : slots) pointers.push_back(output<T>(slot, "slot", {n}));
   return pointers;
@@ -48,38 +48,58 @@ template <class T> std::vector<T*> slot_pointers(const Rule& rule, std::vector<p
 // the parameters have been written back.
 class PythonHooks {
 public:
-  explicit PythonHooks(const py::object& on_epoch) {
+  PythonHooks(const py::object& on_epoch, const py::object& rates) {
     hooks.poll = [this] {
-      const py::gil_scoped_acquire gil;
-      if (PyErr_CheckSignals() == 0) return false;
-      keep(py::error_already_set());
-      return true;
+      return failed([] {
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      });
     };
-    if (on_epoch.is_none()) return;
-    hooks.after_epoch = [this, on_epoch](std::int64_t n_iter, double loss, double score, double learning_rate) {
-      const py::gil_scoped_acquire gil;
-      try {
-        on_epoch(n_iter, loss, score, learning_rate);
-        return false;
-      } catch (py::error_already_set& error) {
-        keep(std::move(error));
-        return true;
-      }
-    };
+    if (!on_epoch.is_none())
+      hooks.after_epoch = [this, on_epoch](std::int64_t n_iter, double loss, double score, double learning_rate) {
+        return failed([&] { on_epoch(n_iter, loss, score, learning_rate); });
+      };
+    if (!rates.is_none())
+      hooks.rates = [this, rates](long long t, std::int64_t n_steps, std::int64_t no_improvement_count) {
+        std::vector<double> numbers;
+        failed([&] {
+          const py::array answer = array_argument(rates(t, n_steps, no_improvement_count), "rates");
+          const double* p = input<double>(answer, "rates", {n_steps});
+          for (std::int64_t i = 0; i < n_steps; ++i)
+            if (!(p[i] >= 0 && p[i] < infinity))
+              reject("the learning rate of step " + std::to_string(t + i + 1) +
+                     " must be finite and not negative, got " + number(p[i]));
+          numbers.assign(p, p + n_steps);
+        });
+        return numbers;
+      };
   }
 
   // Ctrl-C ends training quietly; any other error is raised.
-  void raise() {
-    if (!error || error->matches(PyExc_KeyboardInterrupt)) return;
-    error->restore();
-    throw py::error_already_set();
+  void raise() const {
+    if (!error) return;
+    try {
+      std::rethrow_exception(error);
+    } catch (const py::error_already_set& e) {
+      if (!e.matches(PyExc_KeyboardInterrupt)) throw;
+    }
   }
 
   Hooks hooks;
 
 private:
-  void keep(py::error_already_set&& e) { error = std::make_unique<py::error_already_set>(std::move(e)); }
-  std::unique_ptr<py::error_already_set> error;
+  // Calls with the GIL; whether it threw.
+  template <class F> bool failed(F&& call) {
+    const py::gil_scoped_acquire gil;
+    try {
+      call();
+      return false;
+    } catch (...) {
+      error = std::current_exception();
+      return true;
+    }
+  }
+
+  std::exception_ptr error;
 };
 
 template <class V> V option(const py::dict& options, const char* name) {
@@ -109,6 +129,10 @@ inline TrainOptions train_options(const py::dict& d) {
   o.rule = make_rule(option<std::string>(d, "optimizer"), option<std::map<std::string, double>>(d, "hyperparameters"),
                      option<double>(d, "learning_rate"), option<long long>(d, "t"));
   o.rule.seed = option<std::uint64_t>(d, "dropout_seed");
+  o.rule.clip_norm = option<double>(d, "clip_norm");
+  o.rule.clip_value = option<double>(d, "clip_value");
+  o.rule.ema_decay = option<double>(d, "ema_decay");
+  o.report_batch_losses = option<bool>(d, "report_batch_losses");
   o.learning_rate_init = option<double>(d, "learning_rate_init");
   o.schedule = choice<Schedule>(d, "schedule", {"constant", "invscaling", "adaptive"});
   o.power_t = option<double>(d, "power_t");
@@ -119,6 +143,9 @@ inline TrainOptions train_options(const py::dict& d) {
   o.tol = option<double>(d, "tol");
   o.n_iter_no_change = option<double>(d, "n_iter_no_change");
   o.score = choice<Score>(d, "score", {"accuracy", "r2"});
+  if (!(o.rule.clip_norm > 0 && o.rule.clip_value > 0)) reject("clip_norm and clip_value must be positive");
+  if (!(o.rule.ema_decay >= 0 && o.rule.ema_decay < 1))
+    reject("ema_decay must be at least 0 and below 1, got " + number(o.rule.ema_decay));
   if (o.batch_size < 1 || o.max_iter < 0) reject("batch_size must be at least 1 and max_iter at least 0");
   for (const auto& [name, value] :
        {std::pair("tol", o.tol), std::pair("n_iter_no_change", o.n_iter_no_change), std::pair("power_t", o.power_t),
@@ -199,7 +226,7 @@ public:
 
   py::object train(py::array& parameters, std::vector<py::array> slots, const py::object& X, const py::array& y,
                    const py::object& sample_weight, const py::object& rows, const py::object& validation_rows,
-                   MT19937& random, const py::dict& settings, const py::object& on_epoch) {
+                   MT19937& random, const py::dict& settings, const py::object& on_epoch, const py::object& rates) {
     return exclusively([&](auto& engine, auto zero) -> py::object {
       using T = decltype(zero);
       TrainOptions options = train_options(settings);
@@ -209,7 +236,7 @@ public:
           counter(option<std::int64_t>(settings, "no_improvement_count"), "no_improvement_count", 0);
       state.best_loss = option<double>(settings, "best_loss");
       state.best_validation_score = option<double>(settings, "best_validation_score");
-      constexpr int n_options = 19; // every one was found: any more are unknown
+      constexpr int n_options = 23; // every one was found: any more are unknown
       if (settings.size() != n_options)
         reject("training knows " + std::to_string(n_options) + " options, got " + std::to_string(settings.size()));
       T* p = output<T>(parameters, "parameters", {network.n_parameters});
@@ -220,7 +247,7 @@ public:
                         row_numbers(validation_rows, "validation_rows", data.X.n_rows, false)};
       if (split.train.empty()) reject("there are no rows to train on");
       std::vector<T> best;
-      PythonHooks python(on_epoch);
+      PythonHooks python(on_epoch, rates);
       MT19937 stream = random; // a copy: the caller's may be in use by another thread meanwhile
       {
         const py::gil_scoped_release release;
@@ -257,6 +284,7 @@ private:
     py::dict d;
     d["loss_curve"] = state.loss_curve;
     d["validation_scores"] = state.validation_scores;
+    d["batch_losses"] = state.batch_losses;
     d["n_iter"] = state.n_iter;
     d["t"] = options.rule.t;
     d["n_samples_seen"] = state.n_samples_seen;

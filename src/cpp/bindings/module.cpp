@@ -268,5 +268,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def("apply", &PyEngine::apply, "parameters"_a, "gradient"_a, "optimizer"_a, "hyperparameters"_a,
            "learning_rate"_a, "t"_a, "slots"_a)
       .def("train", &PyEngine::train, "parameters"_a, "slots"_a, "X"_a, "y"_a, "sample_weight"_a, "rows"_a,
-           "validation_rows"_a, "random"_a, "options"_a, "on_epoch"_a);
+           "validation_rows"_a, "random"_a, "options"_a, "on_epoch"_a, "rates"_a = py::none());
 }

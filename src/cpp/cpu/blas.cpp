@@ -48,6 +48,7 @@ public:
   void set_parameters(const T* flat) override { to_neurons(flat, parameters.data()); }
   void get_parameters(T* flat) const override { from_neurons(parameters.data(), flat); }
   void set_slots(const std::vector<T*>& lent) override { slots = lent; }
+  void exchange_average() override { std::swap_ranges(parameters.begin(), parameters.end(), slots.back()); }
 
   double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha, RandomKey,
                            double& penalty, T* gradient) override {
@@ -208,7 +209,8 @@ void update_array(const Rule& rule, long long t, T* w, const T* gradient, const 
     end = std::min(i + most, i < n_weights ? n_weights : n);
     UpdateTile<T> tile{w + i, 0, {}, 0, 1, int(end - i)};
     for (std::size_t s = 0; s < slots.size(); ++s) tile.slots[s] = slots[s] + i;
-    kernels<T>().update(rule.optimizer, i < n_weights ? step.weights : step.others, T(0), T(1), gradient + i, tile);
+    const T* c = i < n_weights ? step.weights : step.others;
+    kernels<T>().update(step.optimizer, {c, 0, 1, step.clip_value, step.ema_decay}, gradient + i, tile);
   }
 }
 template void update_array(const Rule&, long long, float*, const float*, const std::vector<float*>&, std::ptrdiff_t,

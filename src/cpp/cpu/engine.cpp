@@ -46,10 +46,12 @@ public:
 
   void set_slots(const std::vector<T*>& lent) override { tiles.lend(lent); }
   void get_slots() override { tiles.give_back(); }
+  void exchange_average() override { tiles.exchange_last_slot(); }
 
   EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
                     double alpha, Rule& rule, Poll& poll) override {
     if (std::min(n, batch_size) > max_rows) return Engine<T>::epoch(data, order, n, batch_size, alpha, rule, poll);
+    if (rule.clip_norm < infinity && !gradients.data()) gradients = AlignedArray<T>(tiles.all_gradients_size());
     const int n_threads = prepare(std::min(n, batch_size), data.X);
     EpochResult result;
     std::int64_t next = 0;
@@ -99,7 +101,7 @@ public:
         std::fill_n(G, tiles.gradient_size(), T(0)); // padding has no gradient
         for_each_number(tiles.parameter_of(tile), tile, R,
                         [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] = gradient[flat]; });
-        tiles.update(i, rule.optimizer, step, 0, 1, G);
+        tiles.update(i, step, 0, 1, G);
       });
     });
   }
@@ -166,12 +168,8 @@ private:
         team.barrier();
         if (team.thread == 0) {
           const double l2 = weight != 0 ? penalty(alpha) / weight : 0;
-          result.loss += loss * double(batch.rows.n);
-          result.penalty += l2 * double(batch.rows.n);
-          if (std::isnan(loss + l2)) {
-            result.failed_batch = number + 1;
-            failed = true;
-          }
+          result.add(loss, l2, batch.rows.n);
+          failed = result.failed_batch > 0;
           rule.t = t;
           next = first + batch_size;
         }
@@ -207,7 +205,8 @@ private:
     }
   }
 
-  // With each tile the next one is fetched, and some of the rows that this thread will gather for the next batch.
+  // With each tile the next one is fetched, and some of the rows that this thread will gather for the next batch. Where
+  // the length of the gradient matters, all tiles are kept until it is known.
   void step(const Batch<T>& batch, const Batch<T>& next, const Rule& rule, long long t, double alpha, double scale,
             const Team& team) {
     const Step<T> step(rule, t);
@@ -216,13 +215,23 @@ private:
     std::int64_t row = part(next.n_panels, team) * R;
     const std::int64_t end = next.data.X.indptr ? row : std::min(part(next.n_panels, team, 1) * R, next.rows.n),
                        n_rows = n_tiles ? (end - row + n_tiles - 1) / n_tiles : 0;
-    T* G = scratch[team.thread].data();
+    const bool clips = rule.clip_norm < infinity;
     tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
+      T* G = clips ? gradients.data() + tiles.gradient_start(i) : scratch[team.thread].data();
       tiles.prefetch(i + 1);
       prefetch(next, row, std::min(row + n_rows, end));
       row += n_rows;
       tiles.gradient(deltas.space, int(batch.rows.n), tile, G);
-      tiles.update(i, rule.optimizer, step, alpha, scale, G);
+      if (clips)
+        tiles.keep_gradient(i, alpha, scale, G);
+      else
+        tiles.update(i, step, alpha, scale, G);
+    });
+    if (!clips) return;
+    team.barrier();
+    const double norm = tiles.gradient_norm(), shortened = norm > rule.clip_norm ? rule.clip_norm / norm : 1;
+    tiles.for_each_of(team, [&](std::size_t i, const Tile&) {
+      tiles.update(i, step, 0, shortened, gradients.data() + tiles.gradient_start(i));
     });
   }
 
@@ -254,6 +263,7 @@ private:
   Deltas<T> deltas;
   Tiles<T> tiles;
   std::vector<AlignedArray<T>> scratch; // per thread
+  AlignedArray<T> gradients;            // of all tiles, where steps depend on their length
 };
 
 } // namespace

@@ -48,56 +48,72 @@ template <class T> double loss(const RowLoss& loss, T* z, const T* y, const T* w
 // Entry of `finish_gradient`: no optimizer, the gradient itself is wanted.
 struct KeepGradient {};
 
-// One register, or one number, of a tile. Returns the weights as they were, squared.
-template <class Entry, class S, class T, class G>
-FASTMLP_INLINE S step(const T* c, T alpha, T scale, G* g, T* w, T* const* slots, std::ptrdiff_t at) {
+// One register, or one number, of a tile. Returns the weights as they were, squared. `extras`: clips and averages.
+template <class Entry, bool extras, class S, class T, class G>
+FASTMLP_INLINE S step(const UpdateRule<T>& rule, G* g, T* w, T* const* slots, std::ptrdiff_t at) {
   S weight = load_as<S>(w);
-  const S squares = weight * weight, gradient = (load_as<S>(g) + splat<S>(alpha) * weight) * splat<S>(scale);
+  const S squares = weight * weight;
+  S gradient = (load_as<S>(g) + splat<S>(rule.alpha) * weight) * splat<S>(rule.scale);
+  if constexpr (extras) {
+    const S high = splat<S>(rule.clip_value), low = -high;
+    gradient = select(gradient > high, high, select(gradient < low, low, gradient)); // NaN stays NaN
+  }
   if constexpr (std::is_same_v<Entry, KeepGradient>) {
     store_as<S>(g, gradient);
   } else {
     constexpr int n_slots = int(std::size(Entry::slots));
     S slot[max_slots];
     for (int s = 0; s < n_slots; ++s) slot[s] = load_as<S>(slots[s] + at);
-    Entry::update(weight, gradient, slot, c);
+    Entry::update(weight, gradient, slot, rule.coefficients);
     for (int s = 0; s < n_slots; ++s) store_as<S>(slots[s] + at, slot[s]);
     store_as<S>(w, weight);
+    if (extras && slots[n_slots]) {
+      const S average = load_as<S>(slots[n_slots] + at), decay = splat<S>(rule.ema_decay);
+      store_as<S>(slots[n_slots] + at, decay * average + (splat<S>(1) - decay) * weight);
+    }
   }
   return squares;
 }
 
-template <class Entry, class T, class G>
-FASTMLP_INLINE double sweep(const T* coefficients, T alpha, T scale, G* gradient, const UpdateTile<T>& tile) {
+template <class Entry, bool extras, class T, class G>
+FASTMLP_INLINE double sweep(UpdateRule<T> rule, G* gradient, const UpdateTile<T>& tile) {
   constexpr int W = lane_count<T>, r = R<T>;
   // Copies that nobody else knows: else all would be read again after every store.
   const UpdateTile<T> t = tile;
   T c[max_coefficients];
-  for (int i = 0; i < max_coefficients; ++i) c[i] = coefficients[i];
+  for (int i = 0; i < max_coefficients; ++i) c[i] = rule.coefficients[i];
+  rule.coefficients = c;
   const int whole = t.n_columns / W * W; // columns that fill registers
   Vec<T> squares = splat<Vec<T>>(T(0));
   for (int row = 0; row < t.n; ++row) {
     T* w = t.w + row * t.ldw;
     G* g = gradient + row * r;
     const std::ptrdiff_t at = row * t.ld_slots;
-    for (int j = 0; j < whole; j += W) squares += step<Entry, Vec<T>>(c, alpha, scale, g + j, w + j, t.slots, at + j);
+    for (int j = 0; j < whole; j += W) squares += step<Entry, extras, Vec<T>>(rule, g + j, w + j, t.slots, at + j);
   }
   T rest = 0;
   if (whole < t.n_columns)
     for (int row = 0; row < t.n; ++row)
       for (int j = whole; j < t.n_columns; ++j)
-        rest += step<Entry, T>(c, alpha, scale, gradient + row * r + j, t.w + row * t.ldw + j, t.slots,
-                               row * t.ld_slots + j);
+        rest +=
+            step<Entry, extras, T>(rule, gradient + row * r + j, t.w + row * t.ldw + j, t.slots, row * t.ld_slots + j);
   return double(sum_of_lanes<T>(squares)) + double(rest);
 }
 
 template <class T> double finish_gradient(T alpha, T scale, T* G, const UpdateTile<T>& t) {
   const T none[max_coefficients] = {};
-  return sweep<KeepGradient>(none, alpha, scale, G, t);
+  return sweep<KeepGradient, false>({none, alpha, scale, 0, 0}, G, t);
 }
 
-template <class T> double update(int number, const T* c, T alpha, T scale, const T* G, const UpdateTile<T>& t) {
+template <class T> double update(int number, const UpdateRule<T>& rule, const T* G, const UpdateTile<T>& t) {
   double squares = 0;
-  Optimizers::visit(number, [&](auto entry) { squares = sweep<decltype(entry)>(c, alpha, scale, G, t); });
+  Optimizers::visit(number, [&](auto entry) {
+    using Entry = decltype(entry);
+    static_assert(std::size(Entry::slots) < std::size(UpdateTile<T>{}.slots), "there is no room for so many slots");
+    constexpr T no_limit = std::numeric_limits<T>::infinity();
+    const bool extras = rule.clip_value < no_limit || t.slots[std::size(Entry::slots)];
+    squares = extras ? sweep<Entry, true>(rule, G, t) : sweep<Entry, false>(rule, G, t);
+  });
   return squares;
 }
 

@@ -75,9 +75,15 @@ template <class T> struct SparseRows {
 template <class T> struct UpdateTile {
   T* w; // [n][ldw]
   std::ptrdiff_t ldw;
-  T* slots[4]; // what the optimizer keeps for each weight, [n][ld_slots]
+  T* slots[5]; // what the optimizer keeps for each weight, then the weight's moving average or null, [n][ld_slots]
   std::ptrdiff_t ld_slots;
   int n, n_columns;
+};
+
+// How a tile is updated from its gradient G: the optimizer gets (G + alpha w) * scale, brought into +-clip_value.
+template <class T> struct UpdateRule {
+  const T* coefficients;
+  T alpha, scale, clip_value, ema_decay;
 };
 
 template <class T> struct Kernels {
@@ -129,8 +135,8 @@ template <class T> struct Kernels {
   // G = (G + alpha w) * scale: the gradient of the mean loss with its L2 penalty; returns the sum of w^2. Rows of G are
   // R apart, as many columns as the tile has count.
   double (*finish_gradient)(T alpha, T scale, T* G, const UpdateTile<T>& tile);
-  // The same, then a step of the optimizer on w and slots; G stays as it is.
-  double (*update)(int optimizer, const T* coefficients, T alpha, T scale, const T* G, const UpdateTile<T>& tile);
+  // A step of the optimizer on w and slots; G stays as it is. Returns the sum of w^2 before it.
+  double (*update)(int optimizer, const UpdateRule<T>& rule, const T* G, const UpdateTile<T>& tile);
   // out[j][i] = in[i][j] for whole blocks of lanes that cover (rows, columns): both have room for them.
   void (*transpose)(const T* in, std::ptrdiff_t ld, int rows, int columns, T* out, std::ptrdiff_t ld_out);
 

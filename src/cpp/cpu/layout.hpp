@@ -47,12 +47,15 @@ template <class T> void copy_rows(const Matrix<T>& X, const RowRange& rows, T* o
   }
 }
 
-// What the optimizer's step number `t` has in common for all weights, and for all biases, scales and offsets, which do
-// not decay.
+// What the step number `t` has in common for all weights, and for all biases, scales and offsets, which do not decay.
 template <class T> struct Step {
+  int optimizer;
   T weights[max_coefficients], others[max_coefficients];
+  T clip_value, ema_decay;
 
-  Step(const Rule& rule, long long t) {
+  // The average begins with the weights after the first step.
+  Step(const Rule& rule, long long t)
+      : optimizer(rule.optimizer), clip_value(T(rule.clip_value)), ema_decay(T(t == 1 ? 0 : rule.ema_decay)) {
     prepare(rule, t, true, weights);
     prepare(rule, t, false, others);
   }
@@ -64,7 +67,7 @@ private:
       std::vector<double> h = rule.hyperparameters;
       for (std::size_t i = 0; i < h.size(); ++i)
         if (!decays && entry.hyperparameters[i].name == std::string_view("weight_decay")) h[i] = 0;
-      entry.prepare(h.data(), rule.learning_rate, t, wide);
+      entry.prepare(h.data(), rule.rate(t), t, wide);
     });
     for (int i = 0; i < max_coefficients; ++i) c[i] = T(wide[i]);
   }

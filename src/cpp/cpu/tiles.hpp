@@ -83,6 +83,11 @@ public:
       }
     }
     squares.resize(list.size());
+    gradient_squares.resize(list.size());
+    gradient_starts.assign(1, 0);
+    for (const Tile& tile : list) // kernels write whole registers
+      gradient_starts.push_back(gradient_starts.back() +
+                                std::size_t(round_up(tile.n, R) * (parameter_of(tile).is_matrix() ? R : 1)));
   }
 
   // --- what the optimizer keeps
@@ -97,6 +102,17 @@ public:
   }
   void give_back() {
     if (padded) padded.write(parameters, slots);
+  }
+
+  // Swaps all weights and biases with the last slot.
+  void exchange_last_slot() {
+    for (const Tile& tile : list) {
+      const UpdateTile<T> u = update_tile(tile);
+      for (int row = 0; row < u.n; ++row) {
+        T* w = u.w + row * u.ldw;
+        std::swap_ranges(w, w + u.n_columns, u.slots[slots.size() - 1] + row * u.ld_slots);
+      }
+    }
   }
 
   // --- who does what
@@ -130,6 +146,9 @@ public:
   // --- one tile; G holds its gradient: [n][R], or [n] of a vector
 
   std::size_t gradient_size() const { return std::size_t(most_rows) * R; } // room for G
+  // Where each tile has room for its own, if all are kept, and room for all.
+  std::size_t gradient_start(std::size_t i) const { return gradient_starts[i]; }
+  std::size_t all_gradients_size() const { return gradient_starts.back(); }
 
   // Sum over the rows of the batch; for sparse input `space.first_gradient` holds the first layer's.
   void gradient(const Workspace<T>& space, int n_rows, const Tile& tile, T* G) const {
@@ -166,13 +185,29 @@ public:
     squares[i] = penalised ? sum : 0;
   }
 
-  // The same, then a step of the optimizer; G stays as it is.
-  void update(std::size_t i, int optimizer, const Step<T>& step, double alpha, double scale, const T* G) {
+  // The same, and notes the squares of G.
+  void keep_gradient(std::size_t i, double alpha, double scale, T* G) {
+    finish_gradient(i, alpha, scale, G);
+    const UpdateTile<T> u = update_tile(list[i]);
+    double lanes[8] = {};
+    for (int row = 0; row < u.n; ++row)
+      for (int j = 0; j < u.n_columns; ++j) lanes[j % 8] += double(G[row * R + j]) * double(G[row * R + j]);
+    gradient_squares[i] = std::accumulate(lanes, lanes + 8, 0.0);
+  }
+
+  // Length of the whole gradient, after every tile has noted its squares; always the same sum.
+  double gradient_norm() const {
+    return std::sqrt(std::accumulate(gradient_squares.begin(), gradient_squares.end(), 0.0));
+  }
+
+  // A step of the optimizer with (G + alpha w) * scale; G stays as it is.
+  void update(std::size_t i, const Step<T>& step, double alpha, double scale, const T* G) {
     const Tile& tile = list[i];
     const Parameter<T>& p = parameter_of(tile);
     const bool decays = p.is_matrix();
-    const double sum = kernels.update(optimizer, decays ? step.weights : step.others, decays ? T(alpha) : T(0),
-                                      T(scale), G, update_tile(tile));
+    const UpdateRule<T> rule{decays ? step.weights : step.others, decays ? T(alpha) : T(0), T(scale), step.clip_value,
+                             step.ema_decay};
+    const double sum = kernels.update(step.optimizer, rule, G, update_tile(tile));
     squares[i] = decays ? sum : 0;
     const Layer<T>& layer = layers[p.layer];
     if (p.role == Parameter<T>::weights && layer.wt.data())
@@ -228,8 +263,10 @@ private:
   std::vector<Tile> list;
   std::vector<double> work;    // of the tiles up to each one
   std::vector<double> squares; // of each tile's weights
-  std::vector<T*> slots;       // lent
-  PaddedSlots<T> padded;       // of small networks
+  std::vector<double> gradient_squares;
+  std::vector<std::size_t> gradient_starts;
+  std::vector<T*> slots; // lent
+  PaddedSlots<T> padded; // of small networks
 };
 
 } // namespace fastmlp

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastmlp._config import show_config
+    from fastmlp._lr_find import lr_find
     from fastmlp.classifier import MLPClassifier
     from fastmlp.files import load
     from fastmlp.network import Network
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
     from fastmlp.regressor import MLPRegressor
 
 __version__ = "0.1.0"
-__all__ = ["MLPClassifier", "MLPRegressor", "Network", "Predictor", "load", "show_config"]
+__all__ = [
+    "MLPClassifier",
+    "MLPRegressor",
+    "Network",
+    "Predictor",
+    "load",
+    "lr_find",
+    "show_config",
+]
 
 _ROOMS = {
     "MLPClassifier": "classifier",
@@ -25,6 +34,7 @@ _ROOMS = {
     "Network": "network",
     "Predictor": "predictor",
     "load": "files",
+    "lr_find": "_lr_find",
     "show_config": "_config",
 }
 

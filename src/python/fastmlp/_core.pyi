@@ -230,6 +230,7 @@ class Engine:
         random: MT19937,
         options: Mapping[str, Any],
         on_epoch: Callable[[int, float, float, float], None] | None,
+        rates: Callable[[int, int, int], NDArray[np.float64]] | None = None,
     ) -> dict[str, Any]:
         """Whole epochs: shuffles, batches, steps, stopping rules. ``parameters`` and ``slots`` are updated in place.
 
@@ -241,15 +242,20 @@ class Engine:
         optimizer (name), hyperparameters (dict), learning_rate (float), learning_rate_init (float),
         schedule ("constant" | "invscaling" | "adaptive"), power_t, t (steps done), n_samples_seen (the ``t_`` of
         scikit-learn), alpha, batch_size, max_iter, shuffle (bool), tol, n_iter_no_change (float, may be inf),
-        dropout_seed (0: none), no_improvement_count, best_loss, best_validation_score, score ("accuracy" | "r2").
+        dropout_seed (0: none), no_improvement_count, best_loss, best_validation_score, score ("accuracy" | "r2"),
+        clip_norm and clip_value (inf: none), ema_decay (0: none), report_batch_losses (bool).
+
+        With ``ema_decay`` there is one slot more, the last. Before and after, it holds the weights that steps start
+        from, and ``parameters`` their exponential moving average, which validation uses too.
 
         ``on_epoch(n_iter, loss, validation_score or NaN, learning_rate)`` is called after each epoch with the GIL held;
-        the learning rate is that of the next epoch.
+        the learning rate is that of the next epoch, or with ``rates`` that of the last step. Before each epoch
+        ``rates(t, n_steps, no_improvement_count)`` gives the learning rates of the steps t + 1 ... t + n_steps.
 
         Returns
         -------
         dict
-            loss_curve (list of float), validation_scores (list of float), n_iter, t, n_samples_seen, learning_rate,
+            loss_curve, validation_scores and batch_losses (lists of float), n_iter, t, n_samples_seen, learning_rate,
             no_improvement_count, best_loss, best_validation_score, best_parameters (array or None),
             stopped ("max_iter" | "no_improvement" | "learning_rate" | "interrupted" | "not_finite"),
             failed_epoch, failed_batch (1-based, 0 when finite).

@@ -25,11 +25,6 @@ Shapes: TypeAlias = "dict[str, list[tuple[int, ...] | None]]"
 KINDS = ("coefs", "intercepts", "scales", "offsets", "projections", "running_means", "running_variances")
 
 
-def parameter_count(sizes: Sequence[int]) -> int:
-    """Return the number of weights and biases of a network with these layer sizes."""
-    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
-
-
 def views(flat: NDArray[Any], sizes: Sequence[int]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Return the weight matrices (fan_in, fan_out) and the biases (fan_out,) as views of ``flat``."""
     coefs, biases, start = [], [], 0

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 _NUMBERS = ["n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_", "_no_improvement_count"]
 _CURVES = ["loss_curve_", "validation_scores_"]
-_OPTIMIZER_NUMBERS = ["learning_rate_init", "learning_rate", "power_t", "t", "dropout_seed"]
+# and the default of each, for files that were written before it was known
+_OPTIMIZER_NUMBERS = {
+    "learning_rate_init": None,
+    "learning_rate": None,
+    "power_t": None,
+    "t": None,
+    "dropout_seed": 0,
+    "reduction": 1.0,
+    "ema_decay": 0.0,
+}
 
 
 class Saving:
@@ -203,7 +212,8 @@ def _optimizer_entry(model: Any, tensors: Tensors) -> Header:
     tensors.update({f"optimizer.{name}": slot for name, slot in state.slots.items()})
     numbers = {name: files.encode(getattr(state, name), name) for name in _OPTIMIZER_NUMBERS}
     hyperparameters = {name: files.encode(value, name) for name, value in state.hyperparameters.items()}
-    names = {"name": state.name, "schedule": state.schedule, "hyperparameters": hyperparameters}
+    schedule = files.encode(state.schedule, "learning_rate")
+    names = {"name": state.name, "schedule": schedule, "hyperparameters": hyperparameters}
     return {"curves": curves, "state": {**names, **numbers}}
 
 
@@ -262,8 +272,7 @@ def _restore_optimizer(model: Any, saved: Header, tensors: Tensors) -> None:
     if state is None:
         return
     flat, sizes = model._parameters()
-    state = {"dropout_seed": 0, **state}  # older files have none
-    numbers = {name: files.decode(state.get(name)) for name in _OPTIMIZER_NUMBERS}
+    numbers = {name: files.decode(state.get(name, default)) for name, default in _OPTIMIZER_NUMBERS.items()}
     if any(type(number) not in (int, float) for number in numbers.values()):
         raise ValueError(f"{', '.join(_OPTIMIZER_NUMBERS)} of the optimizer must be numbers, found {numbers}")
     hyperparameters = files.entry(state, "hyperparameters", dict)
@@ -271,14 +280,15 @@ def _restore_optimizer(model: Any, saved: Header, tensors: Tensors) -> None:
         name_among(state.get("name"), _core.optimizers(), "optimizer"),
         {name: float(files.decode(value)) for name, value in hyperparameters.items()},
         numbers["learning_rate_init"],
-        files.entry(state, "schedule", str),
+        files.decode(files.entry(state, "schedule", str, dict)),
         numbers["power_t"],
         sizes,
         flat.dtype,
-        flat.size,
+        array_shapes(model._network(sizes)),
+        numbers["ema_decay"],
     )
     optimizer.learning_rate, optimizer.t = float(numbers["learning_rate"]), int(numbers["t"])
-    optimizer.dropout_seed = int(numbers["dropout_seed"])
+    optimizer.dropout_seed, optimizer.reduction = int(numbers["dropout_seed"]), float(numbers["reduction"])
     for name, slot in optimizer.slots.items():
         slot[...] = _tensor(tensors, f"optimizer.{name}", flat.shape, ["float32", "float64"])
 

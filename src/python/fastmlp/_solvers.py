@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import _core
+from fastmlp._parameters import array_shapes
 from fastmlp._training import (
     Data,
     batch_rows,
@@ -17,6 +18,7 @@ from fastmlp._training import (
     split_rows,
 )
 from fastmlp.optimizer_state import OptimizerState
+from fastmlp.schedules import NAMES
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -54,13 +56,15 @@ class Solvers:
             raise ValueError("partial_fit does not support early_stopping=True")
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = self._new_optimizer(network, parameters.dtype)
+            self._optimizer.start_average(parameters)
         if not hasattr(self, "loss_curve_") or self.early_stopping != self._has_scores():
             self._start_records()
         rows = validation_rows = None
         if self.early_stopping:
             stratify = self._stratify(data.y)
             rows, validation_rows = split_rows(data.n_rows, self.validation_fraction, stratify, self._random_state)
-        batch_size = batch_rows(self.batch_size, data.n_rows if rows is None else len(rows))
+        n_rows = data.n_rows if rows is None else len(rows)
+        batch_size = batch_rows(self.batch_size, n_rows)
         options = self._training_options(batch_size, 1 if incremental else self.max_iter)
         verbose, listener = bool(self.verbose), getattr(self, "_on_epoch", None)
         with shuffles_of(self._random_state) as stream:
@@ -75,19 +79,23 @@ class Solvers:
                 stream,
                 options,
                 report_epochs(options, self.early_stopping, verbose, listener),
+                self._optimizer.rates(self.max_iter * math.ceil(n_rows / batch_size)),
             )
         self._record(outcome)
         if verbose:
             print_stop(outcome["stopped"], options, self.early_stopping)
         conclude(outcome, parameters, self.early_stopping, None if incremental else self.max_iter)
+        if self.early_stopping:
+            self._optimizer.start_average(parameters)
 
     def _new_optimizer(self, network: _core.Network, dtype: DTypeLike) -> OptimizerState:
         defaults = _core.optimizers()[self.solver]["hyperparameters"]
         hyperparameters = {
             name: float(getattr(self, _PARAMETER_OF.get(name, name), default)) for name, default in defaults.items()
         }
-        # as in scikit-learn, "adam" adapts its steps and ignores the schedule
-        schedule = "constant" if self.solver == "adam" else self.learning_rate
+        schedule = NAMES[self.learning_rate]() if self.learning_rate in NAMES else self.learning_rate
+        if self.solver == "adam" and isinstance(schedule, str):
+            schedule = "constant"  # as in scikit-learn, whose names are for "sgd"
         optimizer = OptimizerState(
             self.solver,
             hyperparameters,
@@ -96,11 +104,17 @@ class Solvers:
             self.power_t,
             network.layer_sizes,
             dtype,
-            network.n_parameters,
+            array_shapes(network),
+            self.ema_decay or 0.0,
         )
         if any(network.dropout):
             optimizer.dropout_seed = int(self._random_state.randint(1, 2**31 - 1))
         return optimizer
+
+    @property
+    def learning_rate_(self) -> float:
+        """The current learning rate: that of the last step with a schedule, that of the next epoch otherwise."""
+        return self._optimizer.learning_rate
 
     def _has_scores(self) -> bool:
         return getattr(self, "validation_scores_", None) is not None
@@ -126,6 +140,9 @@ class Solvers:
             "best_loss": math.inf if self.early_stopping else self.best_loss_,
             "best_validation_score": self.best_validation_score_ if self.early_stopping else -math.inf,
             "score": self._score_name,
+            "clip_norm": math.inf if self.clip_norm is None else self.clip_norm,
+            "clip_value": math.inf if self.clip_value is None else self.clip_value,
+            "report_batch_losses": hasattr(self, "_batch_losses"),
         }
 
     def _record(self, outcome: dict[str, Any]) -> None:
@@ -136,6 +153,8 @@ class Solvers:
         self._optimizer.learning_rate = outcome["learning_rate"]
         self._no_improvement_count = outcome["no_improvement_count"]
         self.loss_curve_ += outcome["loss_curve"]
+        if hasattr(self, "_batch_losses"):
+            self._batch_losses.extend(outcome["batch_losses"])
         if outcome["loss_curve"]:
             self.loss_ = outcome["loss_curve"][-1]
         if not self.early_stopping:

@@ -39,10 +39,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     alpha : float, default=0.0001
         Strength of the L2 penalty, which is divided by the number of rows (the sum of their weights) of a batch.
     batch_size : int or "auto", default="auto"
-        Rows of a batch; "auto" is ``min(200, n_samples)``. Not used by "lbfgs".
-    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
-        Schedule of "sgd": constant; ``learning_rate_init / (t_ + 1) ** power_t``, changed after each epoch; or constant
-        until more than ``n_iter_no_change`` epochs bring no improvement, then a fifth of it.
+        Rows of a batch; "auto" is ``min(200, n_samples)``. Memory is bounded for any size: what is elsewhere done by
+        accumulating the gradients of k batches is a batch k times as large. Not used by "lbfgs".
+    learning_rate : str, Schedule or callable, default="constant"
+        scikit-learn's names, which "adam" ignores: "constant"; "invscaling", ``learning_rate_init / (t_ + 1) **
+        power_t``, changed after each epoch; "adaptive", constant until more than ``n_iter_no_change`` epochs bring no
+        improvement, then a fifth of it. For all solvers but "lbfgs", a schedule that changes the rate at every step:
+        "step", "exponential", "cosine", "one_cycle", "flat_cosine", "coslog4", "warmup" or "reduce_on_plateau", a value
+        of ``fastmlp.schedules``, or a function ``f(step, n_steps)`` by whose result ``learning_rate_init`` is
+        multiplied, with steps counted from 0 and ``n_steps`` those of ``max_iter`` epochs. ``fit`` runs a schedule from
+        its start; ``partial_fit`` goes on in it, and after ``n_steps`` keeps the last rate.
     learning_rate_init : float, default=0.001
         First learning rate. Not used by "lbfgs".
     power_t : float, default=0.5
@@ -109,6 +115,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         a share of it. Biases do not decay.
     rho : float, default=0.99
         Decay rate of the mean of squared gradients in "rmsprop", and of the mean of gradients in "lion".
+    clip_norm : float or None, default=None
+        A gradient of all parameters that is longer than this is shortened to it. Not used by "lbfgs".
+    clip_value : float or None, default=None
+        Then each number of the gradient is brought into [-clip_value, clip_value]. Not used by "lbfgs".
+    ema_decay : float or None, default=None
+        Decay rate of an exponential moving average of the parameters after each step. The average is what predicts, and
+        what early stopping validates, ``coefs_`` and ``intercepts_``; training goes on from the parameters themselves.
+        Not used by "lbfgs".
 
     Attributes
     ----------

@@ -36,12 +36,14 @@ from fastmlp._validation import (
     hidden_normalizations,
     unit_counts,
 )
+from fastmlp.schedules import NAMES
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
     from typing_extensions import Self
 
     from fastmlp._core import FloatArray
+    from fastmlp.schedules import AnySchedule
 
 SPARSE_FORMATS = ["csr", "csc"]
 
@@ -57,7 +59,7 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         "solver": [StrOptions({"lbfgs", *_core.optimizers()})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive", *NAMES}), callable],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "power_t": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -85,6 +87,9 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         "initialization": [str, callable, list, tuple],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "rho": [Interval(Real, 0, 1, closed="left")],
+        "clip_norm": [None, Interval(Real, 0, None, closed="neither")],
+        "clip_value": [None, Interval(Real, 0, None, closed="neither")],
+        "ema_decay": [None, Interval(Real, 0, 1, closed="neither")],
     }
 
     def __init__(
@@ -95,7 +100,7 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate: str = "constant",
+        learning_rate: str | AnySchedule = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -124,8 +129,13 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         initialization: Rule | Sequence[Rule] = DEFAULT,
         weight_decay: float = 0.01,
         rho: float = 0.99,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        ema_decay: float | None = None,
     ) -> None:
-        vars(self).update({name: value for name, value in locals().items() if name != "self"})
+        for name, value in [*locals().items()]:
+            if name != "self":
+                setattr(self, name, value)
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:

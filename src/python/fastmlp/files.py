@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fastmlp import _core
+from fastmlp import _core, schedules
 from fastmlp._parameters import array_shapes, cut
 from fastmlp._validation import NORMALIZATIONS, name_among, unit_counts
 from fastmlp.predictor import Predictor
@@ -194,9 +194,11 @@ def encode(value: Any, name: str) -> Any:
         return values if isinstance(value, list) else {"tuple": values}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: encode(item, name) for key, item in value.items()}}
+    if type(value) in schedules.KINDS:
+        return {"schedule": type(value).__name__, **{field: encode(part, name) for field, part in vars(value).items()}}
     raise ValueError(
-        f"{name}={value!r} cannot be saved; allowed are None, bool, int, float, str, and lists, tuples, arrays and "
-        "dicts (with strings as keys) of them"
+        f"{name}={value!r} cannot be saved; allowed are None, bool, int, float, str, schedules of fastmlp, and lists, "
+        "tuples, arrays and dicts (with strings as keys) of them"
     )
 
 
@@ -212,8 +214,11 @@ def decode(value: Any) -> Any:
         return {key: decode(item) for key, item in value["dict"].items()}
     if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
         return float(value["float"])
+    if "schedule" in value:
+        return schedules.build(value["schedule"], {k: decode(part) for k, part in value.items() if k != "schedule"})
     raise ValueError(
-        f"objects in parameters must be {{'tuple': [...]}}, {{'dict': {{...}}}} or {{'float': 'inf'}}, found {value!r}"
+        "objects in parameters must be {'tuple': [...]}, {'dict': {...}}, {'float': 'inf'} or {'schedule': ...}, "
+        f"found {value!r}"
     )
 
 

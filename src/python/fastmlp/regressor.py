@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from fastmlp.schedules import AnySchedule
+
 
 class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron for regression: scikit-learn's class with a C++ core.
@@ -67,10 +69,16 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     alpha : float, default=0.0001
         Strength of the L2 penalty, which is divided by the number of rows (the sum of their weights) of a batch.
     batch_size : int or "auto", default="auto"
-        Rows of a batch; "auto" is ``min(200, n_samples)``. Not used by "lbfgs".
-    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
-        Schedule of "sgd": constant; ``learning_rate_init / (t_ + 1) ** power_t``, changed after each epoch; or constant
-        until more than ``n_iter_no_change`` epochs bring no improvement, then a fifth of it.
+        Rows of a batch; "auto" is ``min(200, n_samples)``. Memory is bounded for any size: what is elsewhere done by
+        accumulating the gradients of k batches is a batch k times as large. Not used by "lbfgs".
+    learning_rate : str, Schedule or callable, default="constant"
+        scikit-learn's names, which "adam" ignores: "constant"; "invscaling", ``learning_rate_init / (t_ + 1) **
+        power_t``, changed after each epoch; "adaptive", constant until more than ``n_iter_no_change`` epochs bring no
+        improvement, then a fifth of it. For all solvers but "lbfgs", a schedule that changes the rate at every step:
+        "step", "exponential", "cosine", "one_cycle", "flat_cosine", "coslog4", "warmup" or "reduce_on_plateau", a value
+        of ``fastmlp.schedules``, or a function ``f(step, n_steps)`` by whose result ``learning_rate_init`` is
+        multiplied, with steps counted from 0 and ``n_steps`` those of ``max_iter`` epochs. ``fit`` runs a schedule from
+        its start; ``partial_fit`` goes on in it, and after ``n_steps`` keeps the last rate.
     learning_rate_init : float, default=0.001
         First learning rate. Not used by "lbfgs".
     power_t : float, default=0.5
@@ -133,6 +141,14 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         a share of it. Biases do not decay.
     rho : float, default=0.99
         Decay rate of the mean of squared gradients in "rmsprop", and of the mean of gradients in "lion".
+    clip_norm : float or None, default=None
+        A gradient of all parameters that is longer than this is shortened to it. Not used by "lbfgs".
+    clip_value : float or None, default=None
+        Then each number of the gradient is brought into [-clip_value, clip_value]. Not used by "lbfgs".
+    ema_decay : float or None, default=None
+        Decay rate of an exponential moving average of the parameters after each step. The average is what predicts, and
+        what early stopping validates, ``coefs_`` and ``intercepts_``; training goes on from the parameters themselves.
+        Not used by "lbfgs".
 
     Attributes
     ----------
@@ -216,7 +232,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate: str = "constant",
+        learning_rate: str | AnySchedule = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -244,6 +260,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         initialization: Rule | Sequence[Rule] = DEFAULT,
         weight_decay: float = 0.01,
         rho: float = 0.99,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        ema_decay: float | None = None,
     ) -> None:
         super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 
