@@ -33,7 +33,8 @@ void plain_step(const std::vector<double>& X, const std::vector<std::int32_t>& l
     }
     std::vector<double> delta = z[L], target(network.n_outputs());
     target[labels[i]] = 1;
-    Losses::visit(network.loss, [&](auto entry) { entry.row(delta.data(), target.data(), network.n_outputs(), 1); });
+    const RowLoss loss = network.row_loss();
+    Losses::visit(loss.number, [&](auto entry) { entry.row(delta.data(), target.data(), loss.n_targets, 1, loss.h); });
     for (int l = L - 1; l >= 0; --l) {
       const int n_in = network.sizes[l], n_out = network.sizes[l + 1];
       std::vector<double> below(n_in);

@@ -3,7 +3,7 @@
 
 #include "../../src/cpp/activations.hpp"
 #include "../../src/cpp/cpu/kernels.hpp"
-#include "../../src/cpp/losses.hpp"
+#include "../../src/cpp/network.hpp"
 #include "../../src/cpp/optimizers.hpp"
 
 #include <algorithm>
@@ -230,25 +230,28 @@ template <class T> struct Check {
     check_close(Array<T>{T(sum)}, {squares}, what + ", squares");
   }
 
-  void loss(int number, int m) {
-    Array<T> z = numbers.array(std::size_t(m) * R, 2), y(z.size()), weights = numbers.array(R), row_loss(R);
+  void loss(const LossChoice& choice, int n_targets) {
+    const RowLoss loss{choice.number, choice.hyperparameters(), n_targets, n_targets * choice.outputs_per_target};
+    const int m = loss.n_outputs;
+    Array<T> z = numbers.array(std::size_t(m) * R, 2), y(std::size_t(n_targets) * R), weights = numbers.array(R);
     std::vector<double> gradients(z.size());
     double sum = 0;
-    Losses::visit(number, [&](auto entry) {
-      const bool one_hot = std::string(entry.link_name) == "softmax";
+    Losses::visit(loss.number, [&](auto entry) {
       for (std::size_t i = 0; i < y.size(); ++i) {
-        y[i] = one_hot ? T(int(i) / R == int(i) % R % m) : numbers();
-        if (!entry.valid(double(y[i]))) y[i] = T(i % 2);
+        y[i] = entry.class_numbers ? T(int(i) / R == int(i) % R % n_targets) : numbers();
+        if (!entry.valid(double(y[i]), loss.h)) y[i] = T(1 + i % 2);
+        if (!entry.valid(double(y[i]), loss.h)) y[i] = T(i % 2);
       }
       for (int i = 0; i < R; ++i) {
         std::vector<double> row, target;
-        for (int j = 0; j < m; ++j) row.push_back(double(z[j * R + i])), target.push_back(double(y[j * R + i]));
-        sum += double(weights[i]) * entry.row(row.data(), target.data(), m, 1);
+        for (int j = 0; j < m; ++j) row.push_back(double(z[j * R + i]));
+        for (int j = 0; j < n_targets; ++j) target.push_back(double(y[j * R + i]));
+        sum += double(weights[i]) * entry.row(row.data(), target.data(), n_targets, 1, loss.h);
         for (int j = 0; j < m; ++j) gradients[j * R + i] = row[j] * double(weights[i]);
       }
     });
-    const T total = T(k.loss(number, z.data(), y.data(), weights.data(), m));
-    const std::string what = named("loss", m, m, Losses::names()[number].c_str());
+    const T total = T(k.loss(loss, z.data(), y.data(), weights.data()));
+    const std::string what = named("loss", m, n_targets, Losses::names()[loss.number].c_str());
     check_close(z, gradients, what);
     check_close(Array<T>{total}, {sum}, what + ", sum");
   }
@@ -265,8 +268,11 @@ template <class T> void test_kernels() {
     for (int optimizer = 0; optimizer < Optimizers::size; ++optimizer)
       for (bool extras : {false, true}) run.update(optimizer, n, extras);
   }
-  for (int number = 0; number < Losses::size; ++number)
-    for (int m : {1, 3, 10}) run.loss(number, m);
+  for (int n_targets : {1, 3, 10}) {
+    for (const std::string& name : Losses::names()) run.loss({name, {}}, n_targets);
+    run.loss({"log_loss", {0.1}}, n_targets); // smoothed labels
+    run.loss({"quantile", {0.1, 0.5, 0.9}}, n_targets);
+  }
 }
 
 template void test_kernels<float>();
