@@ -54,6 +54,10 @@ def valid_calls(dtype):
     X, y, weights = random.randn(5, 3).astype(dtype), np.eye(2, dtype=dtype)[[0, 1, 1, 0, 1]], np.ones(5, dtype)
     sparse = np.array([1, 2, 3], dtype), np.array([0, 2, 1], np.int32), np.array([0, 1, 1, 3, 3, 3]), 3
     labels, rows, held_out = np.array([0, 1, 1, 0, 1], np.int32), np.array([0, 2, 3]), np.array([1, 4])
+
+    def rates(t, n_steps, no_improvement_count):
+        return np.full(n_steps, 0.01)
+
     return {
         "apply_activation": (_core.apply_activation, ["tanh", X[0].copy()]),
         "apply_loss": (_core.apply_loss, ["log_loss", X[:, :2].copy(), y]),
@@ -77,7 +81,10 @@ def valid_calls(dtype):
         "loss_and_gradient sparse": (engine.loss_and_gradient, [flat, sparse, labels, None, 0.1]),
         "apply": (engine.apply, [flat, gradient, "adam", ADAM, 0.1, 1, slots]),
         "train": (engine.train, [flat, slots, X, y, weights, rows, held_out, generator, dict(OPTIONS), None]),
-        "train sparse": (engine.train, [flat, slots, sparse, labels, None, None, None, generator, dict(OPTIONS), None]),
+        "train sparse": (
+            engine.train,
+            [flat, slots, sparse, labels, None, None, None, generator, dict(OPTIONS), None, rates],
+        ),
     }
 
 

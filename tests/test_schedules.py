@@ -341,6 +341,17 @@ def test_a_function_cannot_be_saved(tmp_path):
         model.save(tmp_path / "model.safetensors")
 
 
+def test_any_callable_will_do():
+    class Listed(list):
+        """It cannot be hashed."""
+
+        def __call__(self, step, n_steps):
+            return self[step]
+
+    halves = Listed([1.0, 0.5] * 10)
+    assert MLPClassifier(**SETTINGS, learning_rate=halves).fit(X, y).learning_rate_ == 0.01
+
+
 def test_a_schedule_of_ones_own():
     class Half(Schedule):
         def __call__(self, step, n_steps):

@@ -50,7 +50,7 @@ struct KeepGradient {};
 
 // One register, or one number, of a tile. Returns the weights as they were, squared. `extras`: clips and averages.
 template <class Entry, bool extras, class S, class T, class G>
-FASTMLP_INLINE S step(const UpdateRule<T>& rule, G* g, T* w, T* const* slots, std::ptrdiff_t at) {
+FASTMLP_INLINE S step(const UpdateRule<T>& rule, const T* c, G* g, T* w, T* const* slots, std::ptrdiff_t at) {
   S weight = load_as<S>(w);
   const S squares = weight * weight;
   S gradient = (load_as<S>(g) + splat<S>(rule.alpha) * weight) * splat<S>(rule.scale);
@@ -64,7 +64,7 @@ FASTMLP_INLINE S step(const UpdateRule<T>& rule, G* g, T* w, T* const* slots, st
     constexpr int n_slots = int(std::size(Entry::slots));
     S slot[max_slots];
     for (int s = 0; s < n_slots; ++s) slot[s] = load_as<S>(slots[s] + at);
-    Entry::update(weight, gradient, slot, rule.coefficients);
+    Entry::update(weight, gradient, slot, c);
     for (int s = 0; s < n_slots; ++s) store_as<S>(slots[s] + at, slot[s]);
     store_as<S>(w, weight);
     if (extras && slots[n_slots]) {
@@ -76,27 +76,27 @@ FASTMLP_INLINE S step(const UpdateRule<T>& rule, G* g, T* w, T* const* slots, st
 }
 
 template <class Entry, bool extras, class T, class G>
-FASTMLP_INLINE double sweep(UpdateRule<T> rule, G* gradient, const UpdateTile<T>& tile) {
+FASTMLP_INLINE double sweep(const UpdateRule<T>& how, G* gradient, const UpdateTile<T>& tile) {
   constexpr int W = lane_count<T>, r = R<T>;
   // Copies that nobody else knows: else all would be read again after every store.
   const UpdateTile<T> t = tile;
+  const UpdateRule<T> rule = how;
   T c[max_coefficients];
   for (int i = 0; i < max_coefficients; ++i) c[i] = rule.coefficients[i];
-  rule.coefficients = c;
   const int whole = t.n_columns / W * W; // columns that fill registers
   Vec<T> squares = splat<Vec<T>>(T(0));
   for (int row = 0; row < t.n; ++row) {
     T* w = t.w + row * t.ldw;
     G* g = gradient + row * r;
     const std::ptrdiff_t at = row * t.ld_slots;
-    for (int j = 0; j < whole; j += W) squares += step<Entry, extras, Vec<T>>(rule, g + j, w + j, t.slots, at + j);
+    for (int j = 0; j < whole; j += W) squares += step<Entry, extras, Vec<T>>(rule, c, g + j, w + j, t.slots, at + j);
   }
   T rest = 0;
   if (whole < t.n_columns)
     for (int row = 0; row < t.n; ++row)
       for (int j = whole; j < t.n_columns; ++j)
-        rest +=
-            step<Entry, extras, T>(rule, gradient + row * r + j, t.w + row * t.ldw + j, t.slots, row * t.ld_slots + j);
+        rest += step<Entry, extras, T>(rule, c, gradient + row * r + j, t.w + row * t.ldw + j, t.slots,
+                                       row * t.ld_slots + j);
   return double(sum_of_lanes<T>(squares)) + double(rest);
 }
 
@@ -106,8 +106,8 @@ template <class T> double finish_gradient(T alpha, T scale, T* G, const UpdateTi
 }
 
 template <class T> double update(int number, const UpdateRule<T>& rule, const T* G, const UpdateTile<T>& t) {
-  double squares = 0;
-  Optimizers::visit(number, [&](auto entry) {
+  double squares = 0; // inlined: tiles are so small that a call more for each would be noticed
+  Optimizers::visit(number, [&](auto entry) __attribute__((always_inline)) {
     using Entry = decltype(entry);
     static_assert(std::size(Entry::slots) < std::size(UpdateTile<T>{}.slots), "there is no room for so many slots");
     constexpr T no_limit = std::numeric_limits<T>::infinity();

@@ -93,9 +93,12 @@ class Solvers:
         hyperparameters = {
             name: float(getattr(self, _PARAMETER_OF.get(name, name), default)) for name, default in defaults.items()
         }
-        schedule = NAMES[self.learning_rate]() if self.learning_rate in NAMES else self.learning_rate
-        if self.solver == "adam" and isinstance(schedule, str):
-            schedule = "constant"  # as in scikit-learn, whose names are for "sgd"
+        schedule = self.learning_rate
+        if isinstance(schedule, str):
+            if schedule in NAMES:
+                schedule = NAMES[schedule]()
+            elif self.solver == "adam":
+                schedule = "constant"  # as in scikit-learn, whose names are for "sgd"
         optimizer = OptimizerState(
             self.solver,
             hyperparameters,

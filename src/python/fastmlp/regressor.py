@@ -174,6 +174,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Epochs or iterations of the last call.
     t_ : int
         Rows seen in all calls. Not counted by "lbfgs".
+    learning_rate_ : float
+        Learning rate of the last step with a schedule, of the next epoch otherwise. Not there with "lbfgs".
     loss_curve_ : list of float
         Loss of each epoch. Not there with "lbfgs".
     best_loss_ : float or None
