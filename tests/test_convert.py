@@ -12,6 +12,7 @@ from sklearn import neural_network
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from test_hidden_layers import KINDS, trained
 from test_losses import targets
 
 from fastmlp import MLPClassifier, MLPRegressor, Network, _core, export
@@ -67,6 +68,70 @@ def test_there_and_back_with_hyperparameters(name, parameters, dtype, torch):
     np.testing.assert_array_equal(back(X), net(X))
     bare = export.to_torch(net, output_activation=False)
     np.testing.assert_array_equal(export.from_torch(bare, name, loss_parameters=parameters)(X), net(X))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_hidden_layers_with_normalization_and_skips(kind, dtype, torch):
+    net = trained(*kind, dtype, loss="log_loss")
+    sequential = export.to_torch(net)
+    outputs = sequential(torch.tensor(X, dtype=getattr(torch, dtype))).detach()
+    np.testing.assert_allclose(outputs, net(X), **CLOSE[dtype])
+    back = export.from_torch(sequential)
+    assert repr(back) == repr(net)
+    np.testing.assert_array_equal(back.parameters, net.parameters)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_gradients_of_hidden_layers_are_those_of_autograd(kind, torch):
+    """In training: with the statistics of the rows."""
+    net = trained(*kind, loss="log_loss")
+    sequential = export.to_torch(net, output_activation=False).train()
+    loss = torch_loss(torch, "log_loss", sequential(torch.tensor(X)), torch.tensor(TARGETS["log_loss"]))
+    loss.backward()
+    ours, flat = net.loss_and_gradient(X, TARGETS["log_loss"])
+    assert ours == pytest.approx(float(loss.detach()), rel=1e-11)
+    with torch.no_grad():
+        for parameter in sequential.parameters():
+            parameter.copy_(parameter.grad)
+    theirs = export.from_torch(sequential, "log_loss").parameters  # puts the gradients into our order
+    n = net.network.n_trainable
+    np.testing.assert_allclose(flat[:n], theirs[:n], rtol=1e-9, atol=1e-13)
+
+
+def test_norms_and_dropout_from_torch(torch):
+    nn = torch.nn
+    sequential = nn.Sequential(
+        nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5)),
+        nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4, elementwise_affine=False), nn.GELU()),
+        nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, bias=False)),
+        nn.Sequential(nn.Linear(4, 3), nn.RMSNorm(3, eps=1e-5), nn.SiLU(), nn.Dropout(0.1)),
+        nn.Linear(3, 2),
+    ).double()
+    sequential(torch.tensor(X))  # in training: statistics change
+    net = export.from_torch(sequential.eval())
+    assert net.normalizations == ("batch_norm", "layer_norm", "layer_norm", "rms_norm")
+    np.testing.assert_allclose(net(X), sequential(torch.tensor(X)).detach(), **CLOSE["float64"])
+
+
+def test_norms_that_are_no_part_of_a_perceptron(torch):
+    nn = torch.nn
+    linear, last = nn.Linear(4, 4), nn.Linear(4, 1)
+    for norm, message in (
+        (nn.LayerNorm(4, eps=1e-3), r"module 1 \(LayerNorm.*must have eps=1e-05, one axis"),
+        (nn.RMSNorm(4), r"module 1 \(RMSNorm.*must have eps=1e-05, one axis"),
+        (nn.LayerNorm((2, 4)), "one axis"),
+        (nn.BatchNorm1d(4, track_running_stats=False), "and its running statistics"),
+        (nn.LayerNorm(1), r"module 1 \(LayerNorm.*must normalize all 4 units"),
+        (nn.Sequential(nn.ReLU(), nn.LayerNorm(4)), r"module 1.1 \(LayerNorm.*as its only normalization"),
+        (nn.Sequential(nn.RMSNorm(4, eps=1e-5), nn.LayerNorm(4)), "must follow a Linear layer, as its only norm"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            export.from_torch(nn.Sequential(linear, norm, last))
+    with pytest.raises(TypeError, match="the last Linear layer must not be normalized"):
+        export.from_torch(nn.Sequential(linear, nn.LayerNorm(4)))
+    residual = export.to_torch(trained(None, residual=True))
+    with pytest.raises(TypeError, match="a single Residual must hold all Linear layers but the last"):
+        export.from_torch(nn.Sequential(*residual, nn.Linear(3, 1)))
 
 
 def torch_loss(torch, loss, z, y):
@@ -171,7 +236,7 @@ def test_modules_that_are_no_perceptron(torch):
             nn.Conv1d(1, 1, 1),
             r"module itself \(Conv1d.*not part of a multilayer perceptron; allowed: Sequential, Linear",
         ),
-        (nn.Sequential(linear, nn.Sequential(nn.BatchNorm1d(2))), r"module 1\.0 \(BatchNorm1d.*ReLU\(\)"),
+        (nn.Sequential(linear, nn.Sequential(nn.GroupNorm(1, 2))), r"module 1\.0 \(GroupNorm.*LayerNorm.*ReLU\(\)"),
         (nn.Sequential(linear, nn.ReLU(), nn.Tanh()), r"module 2 \(Tanh\(\)\) must follow a Linear layer"),
         (nn.Sequential(nn.ReLU(), linear), r"module 0 \(ReLU\(\)\) must follow a Linear layer"),
         (nn.Sequential(linear, nn.LeakyReLU(0.2), linear), r"must be LeakyReLU\(negative_slope=0.01\)"),
@@ -312,13 +377,16 @@ def test_missing_torch_is_named(monkeypatch):
 
 def test_what_is_not_exported_is_refused_by_name():
     """A new activation or link may do without a line in the table; whoever exports it is told so."""
-    from fastmlp.export._functions import FUNCTIONS, LINKS, function
+    from fastmlp.export._functions import FUNCTIONS, LINKS, NORMALIZATIONS, function, normalization
 
     links = {name: entry["link"] for name, entry in _core.losses().items()}
     known = {*_core.activations(), *links.values()}
     demanded = {*_core.activations()} - WITHOUT_FORMULA
     demanded |= {link for loss, link in links.items() if loss not in WITHOUT_FORMULA}
     assert demanded <= {*FUNCTIONS, *LINKS} <= known
+    assert NORMALIZATIONS.keys() == _core.normalizations().keys()
+    with pytest.raises(NotImplementedError, match="'cubic' cannot be exported yet; normalizations that can: none"):
+        normalization("cubic")
     for name in {*known - FUNCTIONS.keys() - LINKS.keys(), "cubic"}:
         with pytest.raises(NotImplementedError, match=f"'{name}' cannot be exported yet; activations that can: .*relu"):
             function(name)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from test_hidden_layers import KINDS, NORMALIZATIONS, trained
 
 from fastmlp import MLPClassifier, MLPRegressor, Network, _core
 from fastmlp.export import c_source, to_c
@@ -48,6 +49,10 @@ def models():
         yield kind, MLPClassifier((8, 7), random_state=0, max_iter=99, learning_rate_init=0.02).fit(X.astype(float), y)
     yield "labels", MLPClassifier((8,), random_state=0, max_iter=3).fit(X, RANDOM.rand(90, 4) > 0.5)
     yield "wide", MLPClassifier((100,), random_state=0, max_iter=3).fit(RANDOM.rand(60, 64), np.arange(60) % 10)
+    for number, kind in enumerate(KINDS):
+        yield f"layers_{number}", trained(*kind)
+    deep = {"normalization": "layer_norm", "residual": True, "dropout": 0.1, "max_iter": 3, "random_state": 0}
+    yield "deep", make_pipeline(StandardScaler(), MLPClassifier((9, 9, 4), **deep)).fit(2 * X + 3, CLASS_NUMBERS)
     scaler = make_pipeline(StandardScaler(), MinMaxScaler())
     yield "scaled", make_pipeline(*scaler, MLPClassifier(max_iter=3, random_state=0)).fit(3 * X + 1, CLASS_NUMBERS)
     yield "number", MLPRegressor("poisson", (6, 5), ["mish", "elu"], random_state=0, max_iter=3).fit(X, X[:, 0] ** 2)
@@ -162,7 +167,7 @@ int main(void) {{
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["wide", "number", "net_tanh", "scaled"])
+@pytest.mark.parametrize("name", ["wide", "number", "net_tanh", "scaled", f"layers_{len(KINDS) - 1}", "deep"])
 def test_eight_bits(name, library, tmp_path):
     model = MODELS[name]
     rows = RANDOM.rand(200, 64 if name == "wide" else 5)
@@ -173,7 +178,7 @@ def test_eight_bits(name, library, tmp_path):
     )
     expected = in_python(model, rows)
     error = np.abs(in_c(ctypes.CDLL(tmp_path / "small.so"), "small", rows, expected.shape[1]) - expected)
-    if name in ("number", "net_tanh"):
+    if isinstance(model, MLPRegressor | Network):
         error /= np.ptp(expected, axis=0)
     assert error.max() == pytest.approx(stated, rel=0.01, abs=1e-6)
     assert 0 < stated < 0.05
@@ -214,6 +219,15 @@ def test_only_promised_functions_of_the_c_library_are_called(activation):
     called = set(re.findall(r"\b((?!model_)\w+)\(", source.split("#include <math.h>")[1])) - {"for"}
     assert "expf" in called  # by softmax
     assert called <= {"expf", "tanhf", "fabsf", *["erfcf"] * (activation == "gelu")}
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_normalization_calls_a_root_at_most(normalization):
+    source = to_c(trained(normalization, residual=True))
+    assert "malloc" not in source
+    of_rows = normalization != "batch_norm"  # the other statistics are known when the file is written
+    called = set(re.findall(r"\b((?!model_)\w+f)\(", source)) - {"tanhf"}
+    assert called == ({"sqrtf"} if of_rows else set())
 
 
 def test_nothing_is_kept_between_calls():

@@ -8,6 +8,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PolynomialFeatures, RobustScaler, StandardScaler
+from test_hidden_layers import KINDS, trained
 
 from fastmlp import MLPClassifier, MLPRegressor, Network, _core
 from fastmlp.export import onnx_graph, register_skl2onnx, to_onnx
@@ -72,6 +73,23 @@ def test_output_activations_with_hyperparameters(name, parameters, dtype):
     for rows in (X, X[:1], X[:0]):
         (outputs,) = run(onnx_model, rows.astype(dtype))
         np.testing.assert_allclose(outputs, network(rows), **CLOSE[dtype])
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_hidden_layers_with_normalization_and_skips(kind, opset, dtype):
+    network = trained(*kind, dtype)
+    (outputs,) = run(to_onnx(network, opset=opset), X.astype(dtype))
+    np.testing.assert_allclose(outputs, network(X), **CLOSE[dtype])
+
+
+def test_estimators_with_normalization_skips_and_dropout(dtype):
+    """Of estimators and of what they compile to; nothing is left out of predictions."""
+    settings = {"normalization": ["batch_norm", "layer_norm", "rms_norm"], "residual": True, "dropout": 0.2}
+    model = MLPClassifier((8, 8, 6), input_dropout=0.1, max_iter=3, random_state=0, dtype=dtype, **settings)
+    probabilities = model.fit(X, CLASS_NUMBERS).predict_proba(X)
+    for exported in (to_onnx(model), to_onnx(model.compile())):
+        np.testing.assert_allclose(run(exported, X.astype(dtype))[1], probabilities, **CLOSE[dtype])
 
 
 @pytest.mark.parametrize("kind", TARGETS)

@@ -9,7 +9,7 @@ from test_engine import TOLERANCE, assert_close_by_array
 from test_losses import targets
 from test_trainer import generator, new_slots, options
 
-from fastmlp import MLPClassifier, _core
+from fastmlp import MLPClassifier, Network, _core
 from fastmlp._parameters import array_shapes, cut
 
 EPSILON, SEED = 1e-5, 11
@@ -133,6 +133,25 @@ def variants(loss="log_loss", activation="tanh"):
                     yield n, deep(layer_sizes, activation, loss, normalization, dropout, residual)
 
 
+def trained(normalization, residual=False, dtype="float64", loss="squared_error"):
+    """A ``Network`` with such layers, with a projection and without, and numbers as training leaves them."""
+    names = {"activation": "tanh", "loss": loss, "normalization": normalization, "residual": residual}
+    net = Network([5, 7, 7, 6, 3], dtype=dtype, random_state=4, **names)
+    random = np.random.RandomState(5)
+    for name, parts in arrays(net, net.parameters).items():
+        for part in parts:
+            if part is not None and name in ("scales", "running_variances"):
+                part[...] = random.uniform(0.5, 1.5, part.shape)
+            elif part is not None and name in ("offsets", "running_means"):
+                part[...] = random.uniform(-0.5, 0.5, part.shape)
+    return net
+
+
+# normalisations and whether there are skips; each layer may have its own
+KINDS = [(name, residual) for name in (None, *NORMALIZATIONS) for residual in (False, True)][1:]
+KINDS.append((["rms_norm", None, "batch_norm"], True))
+
+
 def engine_of(net, dtype="float64", n_threads=1):
     return _core.Engine(net.network, dtype, n_threads)
 
@@ -152,13 +171,17 @@ def test_layers_in_predictions(dtype, instruction_set):
         expected = forward(net, flat.astype(float), X.astype(float))
         expected[-1] = reference.LOSSES[net.loss](expected[-1], np.zeros_like(expected[-1]))[0]
         engine = engine_of(net, dtype)
+        predictor = _core.Predictor(net.network, flat)
         for layer, values in enumerate(expected):
             found = engine.predict(flat, X, layer)
             np.testing.assert_allclose(found, values, rtol=0, atol=TOLERANCE[dtype] * np.abs(values).max(), err_msg=net)
-        np.testing.assert_array_equal(engine.predict(flat, X[:1]), found[:1])
-        predictor = _core.Predictor(net.network, flat)
+            for few in range(1, min(n, 5) + 1):  # few rows go one by one, the others in panels
+                np.testing.assert_array_equal(engine.predict(flat, X[:few], layer), found[:few], err_msg=net)
         np.testing.assert_array_equal(predictor(X), found)
         np.testing.assert_array_equal(predictor(X[0]), found[0])
+        for few in range(1, min(n, 5) + 1):
+            np.testing.assert_array_equal(predictor(X[n - few :]), found[n - few :])
+            np.testing.assert_array_equal(_core.predict(net.network, flat, X[:few], 0), found[:few])
 
 
 def test_loss_in_training(dtype, instruction_set):

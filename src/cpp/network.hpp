@@ -106,13 +106,19 @@ struct Network {
   bool is_plain() const {
     for (double share : dropout)
       if (share > 0) return false;
-    for (int number : normalizations)
-      if (statistics_of(number) != Statistics::none) return false;
-    return !residual || n_hidden() < 2;
+    for (int l = 0; l < n_layers(); ++l)
+      if (!is_direct(l)) return false;
+    return true;
   }
 
   // Whether weights `l` are passed by a skip: they stand between two hidden layers.
   bool has_skip(int l) const { return residual && l > 0 && l + 1 < n_layers(); }
+
+  // Whether nothing stands between the sums of weights `l` and the activation, and no skip needs the sums.
+  bool is_direct(int l) const {
+    if (l + 1 == n_layers()) return true;
+    return !has_skip(l) && !has_skip(l + 1) && statistics_of(normalizations[l]) == Statistics::none;
+  }
 
   static Statistics statistics_of(int normalization) {
     Statistics statistics = Statistics::none;

@@ -109,7 +109,7 @@ public:
   void predict(const T* parameters, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
                T* out) override {
     if (layer == 0) return copy_rows(X, {rows, 0, n}, out);
-    if (parameters && n <= few_rows && !X.indptr && network.is_plain())
+    if (parameters && n <= few_rows && !X.indptr)
       return predict_by_row(network, kernels, parameters, X, {rows, 0, n}, layer, out);
     if (parameters) set_parameters(parameters);
     if (X.indptr) layers[0].keep_transpose(R);

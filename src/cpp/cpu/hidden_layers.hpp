@@ -51,11 +51,11 @@ template <class T> void drop(const Dropout<T>& dropout, int n, T* panel) {
 }
 
 // Sums over the units j of f(j), in four chains so that no sum waits for itself.
-template <class T, class F> FASTMLP_INLINE Vec<T> sum_over_units(int n, F&& f) {
+template <class S, class F> FASTMLP_INLINE S sum_over_units(int n, F&& f) {
   constexpr int chains = 4;
-  Vec<T> sums[chains];
+  S sums[chains];
   FASTMLP_UNROLL
-  for (int c = 0; c < chains; ++c) sums[c] = splat<Vec<T>>(T(0));
+  for (int c = 0; c < chains; ++c) sums[c] = splat<S>(0);
   int j = 0;
   for (; j + chains <= n; j += chains) {
     FASTMLP_UNROLL
@@ -63,6 +63,17 @@ template <class T, class F> FASTMLP_INLINE Vec<T> sum_over_units(int n, F&& f) {
   }
   for (; j < n; ++j) sums[0] += f(j);
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+// Mean and inverse deviation over the units j of unit(j), for one row or a register of rows: the same bits.
+template <class S, class F> FASTMLP_INLINE void row_statistics(int units, bool centred, F&& unit, S& mean, S& inverse) {
+  const S n = splat<S>(scalar_of<S>(units)), epsilon = splat<S>(scalar_of<S>(normalization_epsilon));
+  mean = centred ? sum_over_units<S>(units, unit) / n : splat<S>(0);
+  const S squares = sum_over_units<S>(units, [&](int j) {
+    const S distance = unit(j) - mean;
+    return distance * distance;
+  });
+  inverse = splat<S>(1) / square_root(squares / n + epsilon);
 }
 
 // The normalisation of one register of rows: which numbers belong to unit j.
@@ -82,8 +93,7 @@ template <class T> struct Normalized {
   }
   __attribute__((always_inline)) Vec<T> scaled(int j, Vec<T> standard) const {
     if (panel.statistics == Statistics::none) return standard;
-    standard *= splat<Vec<T>>(panel.scale[j]);
-    return panel.offset ? standard + splat<Vec<T>>(panel.offset[j]) : standard;
+    return standard * splat<Vec<T>>(panel.scale[j]) + splat<Vec<T>>(panel.offset ? panel.offset[j] : T(0));
   }
 
   const HiddenPanel<T>& panel;
@@ -93,17 +103,12 @@ template <class T> struct Normalized {
 
 template <class T> FASTMLP_INLINE void row_statistics(const HiddenPanel<T>& panel) {
   constexpr int W = lane_count<T>, r = R<T>;
-  const Vec<T> n = splat<Vec<T>>(T(panel.n)), epsilon = splat<Vec<T>>(T(normalization_epsilon));
   for (int half = 0; half < 2; ++half) {
     const T* z = panel.z + half * W;
-    Vec<T> mean = splat<Vec<T>>(T(0));
-    if (panel.centred) mean = sum_over_units<T>(panel.n, [&](int j) { return load(z + std::ptrdiff_t(j) * r); }) / n;
-    const Vec<T> squares = sum_over_units<T>(panel.n, [&](int j) {
-      const Vec<T> distance = load(z + std::ptrdiff_t(j) * r) - mean;
-      return distance * distance;
-    });
+    Vec<T> mean, inverse;
+    row_statistics(panel.n, panel.centred, [&](int j) { return load(z + std::ptrdiff_t(j) * r); }, mean, inverse);
     store(panel.mean + half * W, mean);
-    store(panel.inverse + half * W, splat<Vec<T>>(T(1)) / square_root(squares / n + epsilon));
+    store(panel.inverse + half * W, inverse);
   }
 }
 
@@ -117,6 +122,27 @@ template <class T> void activate(const HiddenPanel<T>& panel, T* a) {
       for (int j = 0; j < panel.n; ++j)
         store(a + std::ptrdiff_t(j) * r + half * W,
               kept(activation.value(normalized.scaled(j, normalized.standard(j))), j));
+    }
+  });
+}
+
+// The same bits for a row alone: units are side by side, so that they fill registers.
+template <class T> void activate_row(const HiddenRow<T>& row, const T* z, T* a) {
+  constexpr int W = lane_count<T>;
+  T row_mean, row_inverse;
+  const bool of_rows = row.statistics == Statistics::of_rows;
+  if (of_rows) row_statistics(row.n, row.centred, [&](int j) { return z[j]; }, row_mean, row_inverse);
+  Activations::visit(row.activation, [&](auto activation) {
+    for (int j = 0; j < row.n; j += W) {
+      const int n = row.n - j;
+      Vec<T> x = load(z + j);
+      if (row.statistics != Statistics::none) {
+        const Vec<T> mean = of_rows ? splat<Vec<T>>(row_mean) : load_first(row.mean + j, n);
+        const Vec<T> inverse = of_rows ? splat<Vec<T>>(row_inverse) : load_first(row.inverse + j, n);
+        const Vec<T> offset = row.offset ? load_first(row.offset + j, n) : splat<Vec<T>>(T(0));
+        x = (x - mean) * inverse * load_first(row.scale + j, n) + offset;
+      }
+      store(a + j, activation.value(x));
     }
   });
 }

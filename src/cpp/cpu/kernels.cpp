@@ -135,22 +135,13 @@ FASTMLP_INLINE void add_row_times_columns(const T* M, std::ptrdiff_t ldm, const 
   for (int j = 0; j < vectors; ++j) store(sums + j * W, acc[j]);
 }
 
-// The first n numbers, or as many as fill a register; lanes beyond them are 0.
-template <class T> FASTMLP_INLINE Vec<T> load_first(const T* p, int n) {
-  constexpr int W = lane_count<T>;
-  if (n >= W) return load(p);
-  T lanes[W] = {};
-  for (int j = 0; j < n; ++j) lanes[j] = p[j];
-  return load(lanes);
-}
-
 template <class T>
 void forward_row(const T* M, std::ptrdiff_t ldm, const T* b, const T* x, int n_in, int n_out, int activation, T* out) {
   constexpr int W = lane_count<T>, most = 8; // as many sums as hide the time of a multiply-add
   const int registers = (n_out + W - 1) / W, beyond = registers * W - n_out;
   // Lanes beyond the end of a row take what follows it and stay unused. What follows the last rows may be none of ours.
   const int last = beyond ? smaller(n_in, int(beyond / ldm) + 1) : 0;
-  for (int j = 0; j < n_out; j += W) store(out + j, load_first(b + j, n_out - j));
+  for (int j = 0; j < n_out; j += W) store(out + j, b ? load_first(b + j, n_out - j) : splat<Vec<T>>(T(0)));
   for_register_tiles<most>(registers, [&](int first, int count) {
     with_row_count<most>(count, [&](auto vectors) {
       add_row_times_columns<vectors.value>(M + first * W, ldm, x, n_in - last, out + first * W);
@@ -240,6 +231,7 @@ constexpr Kernels<T> kernels = {FASTMLP_ISA_NAME,
                                 update<T>,
                                 transpose<T>,
                                 forward_row<T>,
+                                activate_row<T>,
                                 link_row<T>,
                                 apply_activation<T>,
                                 apply_loss<T>,

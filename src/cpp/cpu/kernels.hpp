@@ -62,6 +62,15 @@ template <class T> struct HiddenPanel {
   Dropout<T> dropout;
 };
 
+// The same layer for a row alone; what is not needed is null.
+template <class T> struct HiddenRow {
+  int n; // units
+  int activation;
+  Statistics statistics;
+  bool centred;
+  const T *scale, *offset, *mean, *inverse; // [n] each
+};
+
 // Rows of a compressed sparse matrix: first, first + 1, ..., by number if `rows` is given.
 template <class T> struct SparseRows {
   const T* values;
@@ -140,10 +149,11 @@ template <class T> struct Kernels {
   // out[j][i] = in[i][j] for whole blocks of lanes that cover (rows, columns): both have room for them.
   void (*transpose)(const T* in, std::ptrdiff_t ld, int rows, int columns, T* out, std::ptrdiff_t ld_out);
 
-  // A single row through one layer, out = activation(x W + b), same bits as `forward`; W is [n_in][ldw]. Quickest where
-  // n_out is a multiple of R / 2; out has room for a multiple of R.
+  // A single row through one layer, out = activation(x W + b), same bits as `forward`; W is [n_in][ldw], b may be null.
+  // Quickest where n_out is a multiple of R / 2; out has room for a multiple of R.
   void (*forward_row)(const T* W, std::ptrdiff_t ldw, const T* b, const T* x, int n_in, int n_out, int activation,
                       T* out);
+  void (*activate_row)(const HiddenRow<T>& row, const T* z, T* a); // same bits as `activate`; room as above
   void (*link_row)(const RowLoss& loss, T* z);
 
   // The catalogues applied to arrays, for tests. apply_loss: `n` rows, one by one.

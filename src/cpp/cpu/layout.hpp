@@ -101,6 +101,11 @@ template <class T> struct Parameter {
   }
 };
 
+// 1 / sqrt(variance + epsilon) of n units.
+template <class T> void invert_deviations(const T* variances, int n, T* inverse) {
+  for (int j = 0; j < n; ++j) inverse[j] = T(1 / std::sqrt(double(variances[j]) + normalization_epsilon));
+}
+
 // One layer of weights and the units above it.
 template <class T> struct Layer {
   int n_in, n_out;
@@ -128,10 +133,8 @@ template <class T> struct Layer {
   }
   void use_running_statistics() {
     if (statistics != Statistics::of_units) return;
-    for (int j = 0; j < n_out; ++j) {
-      unit_statistics.data()[j] = running_mean[j];
-      unit_statistics.data()[n_out + j] = T(1 / std::sqrt(double(running_variance[j]) + normalization_epsilon));
-    }
+    std::copy_n(running_mean, n_out, unit_statistics.data());
+    invert_deviations(running_variance, n_out, unit_statistics.data() + n_out);
   }
 };
 

@@ -4,40 +4,73 @@
 #include "propagation.hpp"
 #include "threads.hpp"
 
+#include <optional>
+
 namespace fastmlp {
 
 constexpr int few_rows = 4; // packing the weights for panels costs about as much as so many rows one by one
 
-// The weights [n_in][ldw] and biases of a layer as a row meets them; `n_out` may count padding.
-template <class T> struct RowWeights {
+// A layer as a row meets it: weights and, or null, projection [n_in][ldw], and biases; `n_out` may count padding.
+// Without `hidden` there is nothing between the sums and the activation, and no skip that needs them.
+template <class T> struct RowLayer {
   const T* w;
   std::ptrdiff_t ldw;
   const T* b;
   int n_out;
+  const T* projection;
+  std::optional<HiddenRow<T>> hidden;
 };
 
-// Output of `layer` for dense rows one by one, to out (n, sizes[layer]), with the weights that `weights(l)` gives.
-template <class T, class Weights>
-void predict_by_row(const Network& network, const Kernels<T>& kernels, const Weights& weights, const Matrix<T>& X,
-                    const RowRange& rows, int layer, T* out) {
-  thread_local AlignedArray<T> buffers; // no allocation from call to call
-  thread_local std::ptrdiff_t room = 0;
-  const std::ptrdiff_t widest = round_up(*std::max_element(network.sizes.begin(), network.sizes.end()), kernels.rows);
-  if (room < widest) {
-    buffers = AlignedArray<T>(std::size_t(2 * widest));
-    room = widest;
+// Room for one row on its way, kept from call to call.
+template <class T> struct RowSpace {
+  T *units, *next_units, *sums, *next_sums, *spare;
+
+  explicit RowSpace(std::ptrdiff_t widest) {
+    thread_local AlignedArray<T> memory;
+    thread_local std::ptrdiff_t room = 0;
+    if (room < widest) {
+      memory = AlignedArray<T>(std::size_t(5 * widest));
+      room = widest;
+    }
+    T** const places[] = {&units, &next_units, &sums, &next_sums, &spare};
+    for (int i = 0; i < 5; ++i) *places[i] = memory.data() + i * room;
   }
+};
+
+// To the sums of a layer those of the layer below.
+template <class T>
+void add_skip(const Network& network, const Kernels<T>& kernels, const RowLayer<T>& w, int l, RowSpace<T>& space) {
+  const T* below = space.sums;
+  if (w.projection) {
+    below = space.next_units;
+    kernels.forward_row(w.projection, w.ldw, nullptr, space.sums, network.sizes[l], w.n_out, -1, space.next_units);
+  }
+  for (int j = 0; j < w.n_out; ++j) space.next_sums[j] += below[j];
+}
+
+// Output of `layer` for dense rows one by one, to out (n, sizes[layer]). `layers(l, room)` gives the layers of weights;
+// `room` is for as many numbers as a layer has units.
+template <class T, class Layers>
+void predict_by_row(const Network& network, const Kernels<T>& kernels, const Layers& layers, const Matrix<T>& X,
+                    const RowRange& rows, int layer, T* out) {
+  RowSpace<T> space(round_up(*std::max_element(network.sizes.begin(), network.sizes.end()), kernels.rows));
   const FlushDenormals mode;
   for (std::int64_t i = 0; i < rows.n; ++i) {
     const T* from = X.data + rows[i] * X.stride;
-    T *to = buffers.data(), *next = to + room;
     for (int l = 0; l < layer; ++l) {
-      const RowWeights<T> w = weights(l);
-      const int activation = l + 1 < network.n_layers() ? network.activations[l] : -1;
+      const RowLayer<T> w = layers(l, space.spare);
+      const bool last = l + 1 == network.n_layers();
+      const int activation = last || w.hidden ? -1 : network.activations[l];
+      T* const to = w.hidden ? space.next_sums : space.next_units;
       kernels.forward_row(w.w, w.ldw, w.b, from, network.sizes[l], w.n_out, activation, to);
-      if (l + 1 == network.n_layers()) kernels.link_row(network.row_loss(), to);
-      from = to;
-      std::swap(to, next);
+      if (w.hidden) {
+        if (network.has_skip(l)) add_skip(network, kernels, w, l, space);
+        kernels.activate_row(*w.hidden, space.next_sums, space.next_units);
+      }
+      if (last) kernels.link_row(network.row_loss(), to);
+      from = space.next_units;
+      std::swap(space.units, space.next_units);
+      std::swap(space.sums, space.next_sums);
     }
     std::copy_n(from, network.sizes[layer], out + i * network.sizes[layer]);
   }
@@ -47,11 +80,28 @@ void predict_by_row(const Network& network, const Kernels<T>& kernels, const Wei
 template <class T>
 void predict_by_row(const Network& network, const Kernels<T>& kernels, const T* parameters, const Matrix<T>& X,
                     const RowRange& rows, int layer, T* out) {
-  const auto weights = [&](int l) -> RowWeights<T> {
+  const auto at = [&](std::ptrdiff_t start) { return start == Network::none ? nullptr : parameters + start; };
+  const auto layers = [&](int l, T* inverse) -> RowLayer<T> {
     const int n_out = network.sizes[l + 1];
-    return {parameters + network.coefs[l], n_out, parameters + network.biases[l], n_out};
+    RowLayer<T> w{at(network.coefs[l]), n_out, at(network.biases[l]), n_out, at(network.projections[l]), {}};
+    if (network.is_direct(l)) return w;
+    HiddenRow<T> hidden{n_out,
+                        network.activations[l],
+                        Statistics::none,
+                        false,
+                        at(network.scales[l]),
+                        at(network.offsets[l]),
+                        at(network.means[l]),
+                        inverse};
+    Normalizations::visit(network.normalizations[l], [&](auto entry) {
+      hidden.statistics = entry.statistics;
+      hidden.centred = entry.centred;
+    });
+    if (hidden.statistics == Statistics::of_units) invert_deviations(at(network.variances[l]), n_out, inverse);
+    w.hidden = hidden;
+    return w;
   };
-  predict_by_row(network, kernels, weights, X, rows, layer, out);
+  predict_by_row(network, kernels, layers, X, rows, layer, out);
 }
 
 template <class T> struct PanelPrediction {

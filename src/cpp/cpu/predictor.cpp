@@ -14,37 +14,51 @@ public:
     const int lanes = propagation.kernels.rows / 2;
     propagation.read(flat);
     propagation.use_running_statistics();
-    std::vector<std::size_t> sizes;
+    std::vector<std::size_t> sizes; // of all weights, then of all projections
     for (const Layer<T>& layer : propagation.layers) {
       padded.push_back(int(round_up(layer.n_out, lanes)));
       sizes.push_back(std::size_t(layer.n_in) * padded.back());
-      flops_per_row += 2.0 * layer.n_in * layer.n_out;
+      flops_per_row += (layer.projection ? 4.0 : 2.0) * layer.n_in * layer.n_out;
     }
-    weights = AlignedPieces<T>(sizes);
-    for (std::size_t l = 0; l < sizes.size(); ++l)
-      for (int k = 0; k < network.sizes[l]; ++k)
-        std::copy_n(flat + network.coefs[l] + std::ptrdiff_t(k) * network.sizes[l + 1], network.sizes[l + 1],
-                    weights[l] + std::ptrdiff_t(k) * padded[l]);
+    for (std::size_t l = 0; l < padded.size(); ++l) sizes.push_back(propagation.layers[l].projection ? sizes[l] : 0);
+    matrices = AlignedPieces<T>(sizes);
+    for (std::size_t l = 0; l < padded.size(); ++l) {
+      lay_out(flat + network.coefs[l], int(l), matrices[l]);
+      if (propagation.layers[l].projection) lay_out(flat + network.projections[l], int(l), matrices[padded.size() + l]);
+    }
   }
 
   void predict(const Matrix<T>& X, T* out) const override {
-    if (X.n_rows > few_rows || !network.is_plain()) {
+    if (X.n_rows > few_rows) {
       const PanelPrediction<T> prediction{network, propagation};
       return prediction.run(X, {nullptr, 0, X.n_rows}, network.n_layers(),
                             choose_threads(requested_threads, flops_per_row * double(X.n_rows)), out);
     }
-    const auto columns = [&](int l) -> RowWeights<T> {
-      return {weights[l], padded[l], propagation.layers[l].b, padded[l]};
+    const auto layers = [&](int l, T*) -> RowLayer<T> {
+      const Layer<T>& layer = propagation.layers[l];
+      RowLayer<T> row{matrices[l], padded[l], layer.b, padded[l], nullptr, {}};
+      if (layer.projection) row.projection = matrices[padded.size() + l];
+      const T* statistics = layer.unit_statistics.data();
+      if (!network.is_direct(l))
+        row.hidden = {layer.n_out, layer.activation, layer.statistics, layer.centred,
+                      layer.scale, layer.offset,     statistics,       statistics ? statistics + layer.n_out : nullptr};
+      return row;
     };
-    predict_by_row(network, propagation.kernels, columns, X, {nullptr, 0, X.n_rows}, network.n_layers(), out);
+    predict_by_row(network, propagation.kernels, layers, X, {nullptr, 0, X.n_rows}, network.n_layers(), out);
   }
 
 private:
+  // A matrix of layer l, whose rows lie side by side, with rows of whole registers.
+  void lay_out(const T* from, int l, T* to) const {
+    const int n_out = network.sizes[l + 1];
+    for (int k = 0; k < network.sizes[l]; ++k, from += n_out, to += padded[l]) std::copy_n(from, n_out, to);
+  }
+
   const Network network;
   const int requested_threads;
   Propagation<T> propagation;
-  AlignedPieces<T> weights; // per layer [n_in][padded]
-  std::vector<int> padded;  // units of each layer, whole registers
+  AlignedPieces<T> matrices; // per layer [n_in][padded]: weights, then projections
+  std::vector<int> padded;   // units of each layer, whole registers
   double flops_per_row = 0;
 };
 
@@ -58,7 +72,7 @@ template std::unique_ptr<Predictor<float>> make_cpu_predictor(const Network&, co
 template std::unique_ptr<Predictor<double>> make_cpu_predictor(const Network&, const double*, int);
 
 template <class T> void cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, T* out) {
-  if (X.n_rows <= few_rows && network.is_plain() && !use_blas())
+  if (X.n_rows <= few_rows && !use_blas())
     return predict_by_row(network, kernels<T>(), flat, X, {nullptr, 0, X.n_rows}, network.n_layers(), out);
   make_cpu_engine<T>(network, n_threads)->predict(flat, X, nullptr, X.n_rows, network.n_layers(), out);
 }

@@ -173,8 +173,7 @@ private:
       });
       Activations::visit(layer.activation, [&](auto entry) { layer.keeps_z = !entry.slope_from_output; });
     }
-    const bool passed_on = network.has_skip(l + 1); // as it is before its activation
-    layer.is_fused = !layer.has_skip && !passed_on && layer.statistics == Statistics::none && layer.dropout == 0;
+    layer.is_fused = network.is_direct(l) && layer.dropout == 0;
     layer.keeps_z = layer.keeps_z || !layer.is_fused;
     if (layer.statistics == Statistics::of_units) layer.unit_statistics = AlignedArray<T>(2 * std::size_t(layer.n_out));
     layer.ldw = leading_dimension<T>(layer.n_in, R);

@@ -36,6 +36,15 @@ template <class T> FASTMLP_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename Vector<T>::unaligned*>(p) = v;
 }
 
+// The first n numbers, or as many as fill a register; lanes beyond them are 0.
+template <class T> FASTMLP_INLINE Vec<T> load_first(const T* p, int n) {
+  constexpr int W = lane_count<T>;
+  if (n >= W) return load(p);
+  T lanes[W] = {};
+  for (int j = 0; j < n; ++j) lanes[j] = p[j];
+  return load(lanes);
+}
+
 // The same for a type S that is a register or a single number.
 template <class S> FASTMLP_INLINE S load_as(const scalar_of<S>* p) {
   if constexpr (lanes<S> == 1)

@@ -35,10 +35,15 @@ def part_source(name: str, part: str) -> str:
     return f"static float {name}_{part}(float z) {{\n  {C_PARTS[part]}\n}}"
 
 
+def row_source(name: str, what: str, body: str) -> str:
+    """Return the function for something that is done to all n numbers z of a row; empty for nothing."""
+    return f"static void {name}_{what}(float *z, int n) {{\n  {body}\n}}" if body else ""
+
+
 def activation_source(name: str, activation: str, entry: Function) -> str:
     """Return the functions for one activation; empty for the identity."""
     if entry.c_row:
-        return f"static void {name}_{activation}(float *z, int n) {{\n  {entry.c_row}\n}}"
+        return row_source(name, activation, entry.c_row)
     body = entry.c.format(**{part: f"{name}_{part}" for part in C_PARTS})
     if not body:
         return ""

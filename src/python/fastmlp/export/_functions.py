@@ -1,6 +1,6 @@
-"""Activations and output activations in other languages: the only file that spells out the core's catalogue again.
+"""Activations and normalisations in other languages: the only file that spells out the core's catalogues again.
 
-To export a new activation, add its line to the table at the bottom; tests compare every entry with the core.
+To export a new one, add its line to a table at the bottom; tests compare every entry with the core.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 LEAK = 0.01
 SELU_ALPHA = 1.6732632423543772848170429916717
 SELU_SCALE = 1.0507009873554804934193349852946
+EPSILON = 1e-5  # added to variances
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,18 @@ class Function:
     settings: Mapping[str, Any] = field(default_factory=dict)  # of PyTorch's module, as it must be for this function
     needs: tuple[str, ...] = ()
     c_row: str = ""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What is taken off the n sums z of a row, and by what they are divided, without scale and offset.
+
+    Where statistics are those of training, this is folded into scale and offset, and nothing is left to do.
+    """
+
+    onnx: Callable[[Any, str, int], str]
+    c_row: str
+    torch: str
 
 
 # --- ONNX: onnxruntime has no float64 kernels for Elu, Selu, Softplus and Erf, so these are put together there --------
@@ -84,6 +97,20 @@ def _onnx_gelu(graph: Any, z: str) -> str:
     return str(graph.Mul(graph.Mul(z, 0.5), graph.Add(_onnx_erf(graph, graph.Mul(z, np.sqrt(0.5))), 1.0)))
 
 
+def _onnx_mean(graph: Any, z: str, n: int) -> str:
+    """Of each row. ReduceMean and LayerNormalization are not the same in all opsets."""
+    return str(graph.Div(graph.ReduceSum(z, np.array([1]), keepdims=1), float(n)))
+
+
+def _onnx_rms_norm(graph: Any, z: str, n: int) -> str:
+    variance = _onnx_mean(graph, graph.Mul(z, z), n)
+    return str(graph.Div(z, graph.Sqrt(graph.Add(variance, EPSILON))))
+
+
+def _onnx_layer_norm(graph: Any, z: str, n: int) -> str:
+    return _onnx_rms_norm(graph, graph.Sub(z, _onnx_mean(graph, z, n)), n)
+
+
 # --- C ----------------------------------------------------------------------------------------------------------------
 
 C_PARTS = {
@@ -108,7 +135,21 @@ C_SORT = """float moved;
     for (i = k + 1; i < k + {n}; ++i)
       for (j = i; j > k && z[j] < z[j - 1]; --j) moved = z[j], z[j] = z[j - 1], z[j - 1] = moved;"""
 
-# --- the table --------------------------------------------------------------------------------------------------------
+C_RMS_NORM = f"""float root = 0.0f;
+  int k;
+  for (k = 0; k < n; ++k) root += z[k] * z[k];
+  root = sqrtf(root / (float)n + {EPSILON}f);
+  for (k = 0; k < n; ++k) z[k] /= root;"""
+
+C_LAYER_NORM = f"""float mean = 0.0f, root = 0.0f;
+  int k;
+  for (k = 0; k < n; ++k) mean += z[k];
+  mean /= (float)n;
+  for (k = 0; k < n; ++k) z[k] -= mean, root += z[k] * z[k];
+  root = sqrtf(root / (float)n + {EPSILON}f);
+  for (k = 0; k < n; ++k) z[k] /= root;"""
+
+# --- the tables -------------------------------------------------------------------------------------------------------
 
 FUNCTIONS = {
     "identity": Function(lambda graph, z: z, "", "Identity"),
@@ -157,6 +198,13 @@ FUNCTIONS = {
     "softmax": Function(lambda graph, z: graph.Softmax(z, axis=1), "", "Softmax", {"dim": -1}, c_row=C_SOFTMAX),
 }
 
+NORMALIZATIONS = {
+    "none": Normalization(lambda graph, z, n: z, "", "Identity"),
+    "batch_norm": Normalization(lambda graph, z, n: z, "", "BatchNorm1d"),
+    "layer_norm": Normalization(_onnx_layer_norm, C_LAYER_NORM, "LayerNorm"),
+    "rms_norm": Normalization(_onnx_rms_norm, C_RMS_NORM, "RMSNorm"),
+}
+
 
 def _sort(parameters: Mapping[str, Any], n_outputs: int) -> Function:
     """The quantiles of each target in increasing order."""
@@ -202,3 +250,17 @@ def function(name: str, parameters: Mapping[str, Any] | None = None, n_outputs: 
         valid = ", ".join([*FUNCTIONS, *LINKS])
         raise NotImplementedError(f"{name!r} cannot be exported yet; activations that can: {valid}")
     return FUNCTIONS[name]
+
+
+def normalization(name: str) -> Normalization:
+    """Return the entry of a normalisation.
+
+    Raises
+    ------
+    NotImplementedError
+        If the core knows it but this table does not.
+    """
+    if name not in NORMALIZATIONS:
+        valid = ", ".join(NORMALIZATIONS)
+        raise NotImplementedError(f"{name!r} cannot be exported yet; normalizations that can: {valid}")
+    return NORMALIZATIONS[name]

@@ -10,9 +10,9 @@ import numpy as np
 
 from fastmlp import _core
 from fastmlp._losses import OUTPUT_ACTIVATIONS
-from fastmlp._parameters import float_dtype, layer_sizes, views
+from fastmlp._parameters import KINDS, array_shapes, cut, float_dtype, layer_sizes
 from fastmlp._validation import hidden_activations
-from fastmlp.export._functions import Function, function
+from fastmlp.export._functions import EPSILON, Function, Normalization, function, normalization
 from fastmlp.export._preprocessing import scaling
 from fastmlp.network import Network
 
@@ -20,17 +20,61 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# arrays of a layer: their names in ``Layer``, and among the parameters
+_KINDS = dict(zip(("coef", "intercept", "scale", "offset", "projection", "mean", "variance"), KINDS, strict=True))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: z = x W + b, with a skip plus the z of the layer below, or its product with ``projection``.
+
+    What it hands on is ``function`` of z, which is normalised, multiplied by ``scale``, and moved by ``offset`` before.
+    """
+
+    coef: NDArray[Any]  # (fan_in, fan_out)
+    intercept: NDArray[Any]  # (fan_out,)
+    function: str  # name of the activation, or of the output activation
+    normalization: str = "none"
+    scale: Any = None  # (fan_out,) or None, as are all of these
+    offset: Any = None
+    mean: NDArray[Any] | None = None  # statistics of training, where the normalisation takes those
+    variance: NDArray[Any] | None = None
+    has_skip: bool = False
+    projection: NDArray[Any] | None = None  # (fan_in, fan_out)
+
+    @property
+    def matrix(self) -> NDArray[Any]:
+        """All weights: with a projection, those of x and z side by side."""
+        return self.coef if self.projection is None else np.concatenate([self.coef, self.projection])
+
+    @property
+    def normalized(self) -> Normalization:
+        """What is left of the normalisation in other languages, before ``scale_and_offset``."""
+        return normalization(self.normalization)
+
+    @property
+    def scale_and_offset(self) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+        """Both, with the statistics of training folded into them."""
+        if self.mean is None or self.variance is None:
+            return self.scale, self.offset
+        scale = self.scale / np.sqrt(self.variance.astype(float) + EPSILON)
+        return scale, self.offset - self.mean * scale
+
+    @property
+    def steps(self) -> str:
+        """What it is, in words."""
+        names = [self.normalization] * (self.normalization != "none") + [self.function]
+        return f"{self.coef.shape[1]} {' '.join(names)}"
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained network, and scalers before it, as plain data.
 
-    ``functions`` holds a name for each layer: the hidden activations, then the output activation. ``classes`` is None
-    where outputs are numbers. With ``multilabel`` each output is the probability of one label.
+    ``classes`` is None where outputs are numbers. With ``multilabel`` each output is the probability of one label.
     """
 
-    coefs: list[NDArray[Any]]  # (fan_in, fan_out)
-    intercepts: list[NDArray[Any]]  # (fan_out,)
-    functions: list[str]
+    layers: list[Layer]
     classes: NDArray[Any] | None
     multilabel: bool
     feature_names: list[str]
@@ -42,12 +86,12 @@ class Model:
     @property
     def sizes(self) -> list[int]:
         """Units of each layer, input first."""
-        return layer_sizes(self.coefs, self.intercepts)
+        return [len(self.layers[0].coef), *(layer.coef.shape[1] for layer in self.layers)]
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The numbers of the parameters: float32 or float64."""
-        return float_dtype(np.result_type(*self.coefs, *self.intercepts))
+        return float_dtype(np.result_type(*(array for layer in self.layers for array in (layer.coef, layer.intercept))))
 
     @property
     def two_columns(self) -> bool:
@@ -56,19 +100,38 @@ class Model:
 
     @property
     def entries(self) -> list[Function]:
-        """``functions`` in other languages."""
-        *hidden, link = self.functions
-        return [*map(function, hidden), function(link, self.loss_parameters, self.sizes[-1])]
+        """The functions of all layers in other languages."""
+        *hidden, last = self.layers
+        link = function(last.function, self.loss_parameters, self.sizes[-1])
+        return [*(function(layer.function) for layer in hidden), link]
 
     def scaled(self, X: Any) -> NDArray[Any]:
         """Return rows as the first layer takes them."""
         return np.asarray(X) if self.center is None else (np.asarray(X) - self.center) * self.factor
 
-    def network(self, coefs: list[NDArray[Any]] | None = None, dtype: str = "float64") -> Network:
+    def passes_on(self, number: int) -> bool:
+        """Whether a skip takes the sums of a layer to the next one."""
+        return number + 1 < len(self.layers) and self.layers[number + 1].has_skip
+
+    def network(self, matrices: list[NDArray[Any]] | None = None, dtype: str = "float64") -> Network:
         """Return the same function, or that of other weights, as a ``Network``."""
-        network = Network(self.sizes, self.functions[:-1], self.loss, dtype, loss_parameters=self.loss_parameters)
-        network.weights = [coef.T for coef in coefs or self.coefs]
-        network.biases = self.intercepts
+        *hidden, _ = self.layers
+        network = Network(
+            self.sizes,
+            [layer.function for layer in hidden],
+            self.loss,
+            dtype,
+            loss_parameters=self.loss_parameters,
+            normalization=[layer.normalization for layer in hidden],
+            residual=any(layer.has_skip for layer in hidden),
+        )
+        arrays = cut(network.parameters, array_shapes(network.network))
+        for number, layer in enumerate(self.layers):
+            matrix, n_in = matrices[number] if matrices else layer.matrix, len(layer.coef)
+            weights = {"coef": matrix[:n_in], "projection": matrix[n_in:]}
+            for name, kind in _KINDS.items():
+                if number < len(arrays[kind]) and arrays[kind][number] is not None:
+                    arrays[kind][number][...] = weights.get(name, getattr(layer, name))
         return network
 
 
@@ -101,22 +164,38 @@ def read_model(model: Any) -> Model:
         return replace(plan, center=center, factor=factor, feature_names=_feature_names(model))
     if hasattr(model, "hidden_layer_sizes"):
         import_module("sklearn.utils.validation").check_is_fitted(model, "coefs_")
-        _check_plain(bool(getattr(model, "residual", False)) or hasattr(model, "scales_"))
-        coefs, intercepts = ([np.asarray(array) for array in arrays] for arrays in (model.coefs_, model.intercepts_))
-        activations = hidden_activations(model.activation, len(coefs) - 1)
+        network = _network(model, layer_sizes(model.coefs_, model.intercepts_))
+        arrays = {kind: [*getattr(model, f"{kind}_", [])] for kind in KINDS}
     elif hasattr(model, "layer_sizes"):
-        _check_plain(not model.network.is_plain)
-        coefs, intercepts = views(model.parameters, model.layer_sizes)
-        activations = list(model.activations)
+        network = model.network
+        arrays = cut(model.parameters, array_shapes(network))
     else:
         allowed = "an MLPClassifier, an MLPRegressor, a Pipeline that ends in one, a Predictor or a Network"
         raise TypeError(f"model must be {allowed}, got {type(model).__name__}")
     link = model.output_activation if isinstance(model, Network) else model.out_activation_
     loss, parameters = _loss(model, link)
     classes = getattr(model, "classes_", None)
-    multilabel = classes is not None and coefs[-1].shape[1] > 1 and link != "softmax"
-    names = _feature_names(model)
-    return Model(coefs, intercepts, [*activations, link], classes, multilabel, names, loss, parameters)
+    multilabel = classes is not None and network.layer_sizes[-1] > 1 and link != "softmax"
+    return Model(_layers(network, arrays, link), classes, multilabel, _feature_names(model), loss, parameters)
+
+
+def _network(model: Any, sizes: list[int]) -> _core.Network:
+    """Return the core's description of a fitted estimator, ours or scikit-learn's."""
+    if hasattr(model, "_network"):
+        network: _core.Network = model._network(sizes)
+        return network
+    return _core.Network(sizes, hidden_activations(model.activation, len(sizes) - 2), loss_of(model.out_activation_))
+
+
+def _layers(network: _core.Network, arrays: dict[str, list[Any]], link: str) -> list[Layer]:
+    functions, normalizations = [*network.activations, link], [*network.normalizations, "none"]
+    layers = []
+    for number, names in enumerate(zip(functions, normalizations, strict=True)):
+        given = {ours: arrays[kind][number] for ours, kind in _KINDS.items() if number < len(arrays[kind])}
+        parts: dict[str, Any] = {ours: None if array is None else np.asarray(array) for ours, array in given.items()}
+        has_skip = network.residual and 0 < number < len(functions) - 1
+        layers.append(Layer(**parts, function=names[0], normalization=names[1], has_skip=has_skip))
+    return layers
 
 
 def _loss(model: Any, link: str) -> tuple[str, dict[str, Any]]:
@@ -128,13 +207,6 @@ def _loss(model: Any, link: str) -> tuple[str, dict[str, Any]]:
     if OUTPUT_ACTIVATIONS.get(loss) != link:  # scikit-learn calls its losses otherwise
         loss, given = loss_of(link), {}
     return loss, {**_core.losses()[loss]["hyperparameters"], **given}
-
-
-def _check_plain(has_more: bool) -> None:
-    if has_more:
-        raise ValueError(
-            "networks with normalization or residual skips cannot be exported; save(path) keeps all of them"
-        )
 
 
 def _feature_names(model: Any) -> list[str]:

@@ -17,7 +17,7 @@ LARGEST = 127  # -128 is left out, so that the integers are symmetric
 
 @dataclass(frozen=True)
 class Quantised:
-    """The integers (fan_in, fan_out) and scales (fan_out,) of each layer, and what they cost."""
+    """The integers and scales (fan_out,) of each layer's matrix, and what they cost."""
 
     layers: list[tuple[NDArray[np.int8], NDArray[np.float32]]]
     error: float
@@ -45,7 +45,7 @@ def quantise(plan: Model, calibration: Any, max_error: float) -> Quantised:
     """
     if calibration is None:
         raise ValueError("weights='int8' needs calibration: rows of shape (n_samples, n_features) to measure the error")
-    layers = [_rounded(coef) for coef in plan.coefs]
+    layers = [_rounded(layer.matrix) for layer in plan.layers]
     exact, rough = plan.network(), plan.network([integers * scales.astype(float) for integers, scales in layers])
     rows = np.atleast_2d(plan.scaled(calibration))
     if not len(rows):
@@ -64,7 +64,7 @@ def quantise(plan: Model, calibration: Any, max_error: float) -> Quantised:
     return Quantised(layers, error, len(rows), relative)
 
 
-def _rounded(coef: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    scales = (np.abs(coef).max(axis=0) / LARGEST).astype(np.float32)
+def _rounded(matrix: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    scales = (np.abs(matrix).max(axis=0) / LARGEST).astype(np.float32)
     scales[scales == 0] = 1.0  # a neuron without weights
-    return np.rint(coef / scales).clip(-LARGEST, LARGEST).astype(np.int8), scales
+    return np.rint(matrix / scales).clip(-LARGEST, LARGEST).astype(np.int8), scales

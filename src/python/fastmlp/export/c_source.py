@@ -18,6 +18,7 @@ from fastmlp.export._c_text import (
     label_declarations,
     label_source,
     part_source,
+    row_source,
 )
 from fastmlp.export._model import Model, read_model
 from fastmlp.export._quantised import Quantised, quantise
@@ -40,11 +41,12 @@ def to_c(
     """Return a model as one self-contained file of C99.
 
     It computes in ``float``, allocates nothing, has no state (any number of threads may call it) and needs nothing
-    beyond ``expf`` and ``tanhf``; "gelu" also ``erfcf``. The first lines of the file say how to compile and call it.
-    It defines ``NAME_predict``, which writes what ``predict_proba`` (of a classifier) or ``predict`` returns for one
-    row, and for a classifier ``NAME_class``, which returns the number of the most probable class, and ``NAME_label``,
-    which returns its label; with many labels ``NAME_labels``, which writes 0 or 1 for each. Work space is on the stack:
-    two floats for each unit of the widest hidden layer, and one for each feature if there is a scaler.
+    beyond ``expf`` and ``tanhf``; "gelu" also ``erfcf``, "layer_norm" and "rms_norm" also ``sqrtf``. The first lines of
+    the file say how to compile and call it. It defines ``NAME_predict``, which writes what ``predict_proba`` (of a
+    classifier) or ``predict`` returns for one row, and for a classifier ``NAME_class``, which returns the number of the
+    most probable class, and ``NAME_label``, which returns its label; with many labels ``NAME_labels``, which writes 0
+    or 1 for each. Work space is on the stack: two floats for each unit of the widest hidden layer (four with residual
+    skips), and one for each feature if there is a scaler.
 
     Parameters
     ----------
@@ -108,7 +110,7 @@ def to_c(
 
 
 def _header(plan: Model, name: str, kind: str, quantised: Quantised | None) -> str:
-    steps = [str(plan.sizes[0]), *(f"{n} {f}" for n, f in zip(plan.sizes[1:], plan.functions, strict=True))]
+    steps = [str(plan.sizes[0]), *(layer.steps for layer in plan.layers)]
     lines = [
         f"{kind}: {' -> '.join(steps)}. Written by fastmlp {fastmlp.__version__}; do not edit.",
         "",
@@ -147,14 +149,17 @@ def _constants(plan: Model, name: str, quantised: Quantised | None) -> list[str]
     if plan.center is not None and plan.factor is not None:
         parts.append(array_source("float", f"{name}_center", _floats(plan.center)))
         parts.append(array_source("float", f"{name}_factor", _floats(plan.factor)))
-    for i, (coef, intercept) in enumerate(zip(plan.coefs, plan.intercepts, strict=True)):
+    for i, layer in enumerate(plan.layers):
         if quantised:
             integers, scales = quantised.layers[i]
             parts.append(array_source("signed char", f"{name}_weights_{i}", integers))
             parts.append(array_source("float", f"{name}_scales_{i}", _floats(scales)))
         else:
-            parts.append(array_source("float", f"{name}_weights_{i}", _floats(coef)))
-        parts.append(array_source("float", f"{name}_biases_{i}", _floats(intercept)))
+            parts.append(array_source("float", f"{name}_weights_{i}", _floats(layer.matrix)))
+        parts.append(array_source("float", f"{name}_biases_{i}", _floats(layer.intercept)))
+        for kind, values in zip(("factors", "offsets"), layer.scale_and_offset, strict=True):
+            if values is not None:
+                parts.append(array_source("float", f"{name}_{kind}_{i}", _floats(values)))
     return parts
 
 
@@ -175,37 +180,62 @@ static void {name}_layer(const float *restrict x, int n_in, const {kind} *restri
 
 
 def _function_sources(plan: Model, name: str) -> list[str]:
-    used = dict(zip(plan.functions, plan.entries, strict=True))
+    rows = {layer.normalization: layer.normalized.c_row for layer in plan.layers}
+    used = {layer.function: entry for layer, entry in zip(plan.layers, plan.entries, strict=True)}
     needed = dict.fromkeys(part for entry in used.values() for part in entry.needs)
-    return [part_source(name, part) for part in needed] + [activation_source(name, *each) for each in used.items()]
+    return [
+        *(row_source(name, kind, body) for kind, body in rows.items() if body),
+        *(part_source(name, part) for part in needed),
+        *(activation_source(name, *each) for each in used.items()),
+    ]
 
 
 def _predict_source(plan: Model, name: str, quantised: bool) -> str:
-    n_layers = len(plan.coefs)
     lines = [f"void {name}_predict(const float *x, float *out) {{"]
-    widest = max(plan.sizes[1:-1], default=0)
-    if widest:
-        lines.append(f"  float first[{widest}]{f', second[{widest}]' if n_layers > 2 else ''};")
+    has_skips = any(layer.has_skip for layer in plan.layers)
+    room = max(plan.sizes[1:-1], default=0) * (2 if has_skips else 1)  # skips: units, then their sums
+    if room:
+        lines.append(f"  float first[{room}]{f', second[{room}]' if len(plan.layers) > 2 else ''};")
+    if plan.center is not None or has_skips or any(layer.scale is not None for layer in plan.layers):
+        lines.append("  int i;")
+    source = "x"
     if plan.center is not None:
-        lines.insert(1, f"  float scaled[{plan.sizes[0]}];\n  int i;")
-        lines.append(
-            f"  for (i = 0; i < {plan.sizes[0]}; ++i) scaled[i] = (x[i] - {name}_center[i]) * {name}_factor[i];"
-        )
-    source = "x" if plan.center is None else "scaled"
-    for i, (n_in, n_out, f, entry) in enumerate(
-        zip(plan.sizes[:-1], plan.sizes[1:], plan.functions, plan.entries, strict=True)
-    ):
-        target = "out" if i == n_layers - 1 else ("first", "second")[i % 2]
+        lines.insert(1, f"  float scaled[{plan.sizes[0]}];")
+        lines.append(_loop(plan.sizes[0], f"scaled[i] = (x[i] - {name}_center[i]) * {name}_factor[i];"))
+        source = "scaled"
+    for i, (layer, entry) in enumerate(zip(plan.layers, plan.entries, strict=True)):
+        target = "out" if i == len(plan.layers) - 1 else ("first", "second")[i % 2]
         scales = f"{name}_scales_{i}, " if quantised else ""
-        lines.append(
-            f"  {name}_layer({source}, {n_in}, {name}_weights_{i}, {scales}{name}_biases_{i}, {n_out}, {target});"
-        )
-        if activation_source(name, f, entry):
-            lines.append(f"  {name}_{f}({target}, {n_out});")
+        numbers = f"{name}_weights_{i}, {scales}{name}_biases_{i}, {plan.sizes[i + 1]}"
+        lines.append(f"  {name}_layer({source}, {len(layer.matrix)}, {numbers}, {target});")
+        lines += _between(plan, name, i, source, target)
+        if activation_source(name, layer.function, entry):
+            lines.append(f"  {name}_{layer.function}({target}, {plan.sizes[i + 1]});")
         source = target
     if plan.two_columns:
         lines += ["  out[1] = out[0];", "  out[0] = 1.0f - out[1];"]
     return "\n".join([*lines, "}"])
+
+
+def _between(plan: Model, name: str, number: int, source: str, target: str) -> list[str]:
+    """Return what happens between the products of a layer and its activation."""
+    layer, n = plan.layers[number], plan.sizes[number + 1]
+    scale, offset = layer.scale_and_offset
+    lines = []
+    if layer.has_skip and layer.projection is None:
+        lines.append(_loop(n, f"{target}[i] += {source}[{n} + i];"))
+    if plan.passes_on(number):
+        lines.append(_loop(n, f"{target}[{n} + i] = {target}[i];"))
+    if layer.normalized.c_row:
+        lines.append(f"  {name}_{layer.normalization}({target}, {n});")
+    if scale is not None:
+        added = "" if offset is None else f" + {name}_offsets_{number}[i]"
+        lines.append(_loop(n, f"{target}[i] = {target}[i] * {name}_factors_{number}[i]{added};"))
+    return lines
+
+
+def _loop(n: int, body: str) -> str:
+    return f"  for (i = 0; i < {n}; ++i) {body}"
 
 
 def _width(plan: Model) -> int:

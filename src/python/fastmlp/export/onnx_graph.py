@@ -11,7 +11,7 @@ import numpy as np
 
 import fastmlp
 from fastmlp._validation import name_among
-from fastmlp.export._model import Model, read_model
+from fastmlp.export._model import Layer, Model, read_model
 
 if TYPE_CHECKING:
     import os
@@ -146,8 +146,10 @@ def add_outputs(graph: Graph, plan: Model, x: str, names: list[str]) -> dict[str
     """Add a model to the graph; return the shape of a row of each of its outputs, which get these names."""
     if plan.center is not None:
         x = graph.Mul(graph.Sub(x, plan.center), plan.factor)
-    for coef, intercept, entry in zip(plan.coefs, plan.intercepts, plan.entries, strict=True):
-        x = entry.onnx(graph, graph.Gemm(x, coef, intercept))
+    below = ""
+    for layer, entry in zip(plan.layers, plan.entries, strict=True):
+        z, below = _add_sums(graph, layer, x, below)
+        x = entry.onnx(graph, z)
     if plan.classes is None:
         graph.Identity(x, output=names[0])
         return {names[0]: [plan.sizes[-1]]}
@@ -162,6 +164,17 @@ def add_outputs(graph: Graph, plan: Model, x: str, names: list[str]) -> dict[str
     table = graph.keep(np.resize(label_table(plan.classes), width))
     graph.Gather(table, graph.ArgMax(probabilities, axis=1, keepdims=0), output=names[0])
     return {names[0]: [], names[1]: [width]}
+
+
+def _add_sums(graph: Graph, layer: Layer, x: str, below: str) -> tuple[str, str]:
+    """Add the sums of a layer; ``below`` are those of the one below. Return them normalised, and as they are."""
+    sums = graph.Gemm(x, layer.coef, layer.intercept)
+    if layer.has_skip:
+        sums = graph.Add(sums, below if layer.projection is None else graph.MatMul(below, layer.projection))
+    z = layer.normalized.onnx(graph, sums, len(layer.intercept))
+    scale, offset = layer.scale_and_offset
+    z = z if scale is None else graph.Mul(z, scale)
+    return (z if offset is None else graph.Add(z, offset)), sums
 
 
 def label_table(classes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +17,8 @@ except ImportError as error:
 from fastmlp import _core
 from fastmlp._losses import LossParameters
 from fastmlp._validation import name_among
-from fastmlp.export._functions import FUNCTIONS, Function
-from fastmlp.export._model import loss_of, read_model
+from fastmlp.export._functions import EPSILON, FUNCTIONS, NORMALIZATIONS, Function
+from fastmlp.export._model import Layer, Model, loss_of, read_model
 from fastmlp.network import Network
 
 # what does nothing to a row when a network predicts
@@ -64,14 +65,34 @@ class MeanVariance(Link):
         return torch.stack([mean, log_variance.exp() + self.value], -1).flatten(-2)
 
 
+class Residual(nn.Module):  # type: ignore[misc]
+    """Hidden layers with skips: to the sums of each but the first those of the layer below are added.
+
+    ``sums`` are ``Linear``; ``projections`` ``Linear`` without biases, or ``Identity`` where widths are equal; ``rest``
+    is what each layer does behind its sums.
+    """
+
+    def __init__(self, sums: list[nn.Module], projections: list[nn.Module], rest: list[nn.Module]) -> None:
+        super().__init__()
+        self.sums, self.projections, self.rest = map(nn.ModuleList, (sums, projections, rest))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the units of the last of these layers."""
+        z = self.sums[0](x)
+        for layer, projection, before in zip(self.sums[1:], self.projections, self.rest, strict=False):
+            z = layer(before(z)) + projection(z)
+        return self.rest[-1](z)
+
+
 _OWN = {each.__name__: each for each in (Exp, Sort, MeanVariance)}
 
 
 def to_torch(model: Any, *, output_activation: bool = True) -> nn.Sequential:
-    """Return a model as PyTorch's ``nn.Sequential`` of ``Linear`` layers and activations.
+    """Return a model as PyTorch's ``nn.Sequential`` of ``Linear`` layers, normalisations and activations.
 
     Its outputs are those of the output layer: for a classifier one column per class, or a single one, the probability
-    of the second class, if there are two. Parameters are copies in the model's dtype.
+    of the second class, if there are two. Parameters are copies in the model's dtype. The modules are set to
+    evaluation; there is no dropout among them. Hidden layers with skips are one module, ``Residual``.
 
     Parameters
     ----------
@@ -106,28 +127,63 @@ def to_torch(model: Any, *, output_activation: bool = True) -> nn.Sequential:
     plan = read_model(model)
     if plan.center is not None:
         raise TypeError("to_torch takes the network alone: give it pipeline[-1], and scale the data as before")
+    linears = [_linear(layer.coef, layer.intercept, plan.dtype) for layer in plan.layers]
+    rest = [_behind_sums(*each, plan.dtype) for each in zip(plan.layers, plan.entries, strict=True)]
+    if not output_activation:
+        rest[-1] = []
     modules: list[nn.Module] = []
-    for coef, intercept, entry in zip(plan.coefs, plan.intercepts, plan.entries, strict=True):
-        weight, bias = (torch.tensor(np.asarray(array, plan.dtype)) for array in (coef.T, intercept))
-        linear = nn.Linear(*coef.shape, dtype=weight.dtype)
-        linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
-        modules.append(linear)
-        if entry.torch != "Identity":
-            modules.append((_OWN.get(entry.torch) or getattr(nn, entry.torch))(**entry.settings))
-    changes_outputs = not isinstance(modules[-1], nn.Linear)
-    return nn.Sequential(*(modules[:-1] if changes_outputs and not output_activation else modules))
+    n_together = 0
+    if any(layer.has_skip for layer in plan.layers):
+        n_together = len(linears) - 1
+        projections = [
+            nn.Identity() if layer.projection is None else _linear(layer.projection, None, plan.dtype)
+            for layer in plan.layers[1:-1]
+        ]
+        modules.append(Residual(linears[:-1], projections, [nn.Sequential(*each) for each in rest[:-1]]))
+    for linear, behind in zip(linears[n_together:], rest[n_together:], strict=True):
+        modules += [linear, *behind]
+    return nn.Sequential(*modules).eval()
+
+
+def _linear(coef: Any, intercept: Any, dtype: np.dtype[Any]) -> nn.Linear:
+    linear = nn.Linear(*coef.shape, bias=intercept is not None)
+    linear.weight = _parameter(coef.T, dtype)
+    if intercept is not None:
+        linear.bias = _parameter(intercept, dtype)
+    return linear
+
+
+def _behind_sums(layer: Layer, entry: Function, dtype: np.dtype[Any]) -> list[nn.Module]:
+    """Return the modules of a layer for its normalisation and its activation."""
+    modules: list[nn.Module] = []
+    if layer.scale is not None:
+        norm = getattr(nn, layer.normalized.torch)(len(layer.scale), eps=EPSILON)
+        norm.weight = _parameter(layer.scale, dtype)
+        if layer.offset is not None:
+            norm.bias = _parameter(layer.offset, dtype)
+        if layer.mean is not None and layer.variance is not None:
+            norm.running_mean, norm.running_var = (_parameter(a, dtype).data for a in (layer.mean, layer.variance))
+        modules.append(norm)
+    if entry.torch != "Identity":
+        modules.append((_OWN.get(entry.torch) or getattr(nn, entry.torch))(**entry.settings))
+    return modules
+
+
+def _parameter(array: Any, dtype: np.dtype[Any]) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(np.asarray(array, dtype)))
 
 
 def from_torch(
     sequential: nn.Module, loss: str | None = None, *, loss_parameters: LossParameters | None = None
 ) -> Network:
-    """Return PyTorch's ``nn.Sequential`` of ``Linear`` layers and activations as a ``Network``.
+    """Return PyTorch's ``nn.Sequential`` of ``Linear`` layers, normalisations and activations as a ``Network``.
 
     Parameters
     ----------
     sequential : torch.nn.Sequential
-        ``Linear`` layers, with an activation of ours behind each or none; ``Sequential`` may be nested. ``Dropout``,
-        ``Flatten`` and ``Identity`` are passed over. Behind the last ``Linear`` only ``Softmax``, ``Sigmoid`` or none.
+        ``Linear`` layers; behind each ``BatchNorm1d``, ``LayerNorm``, ``RMSNorm`` or none, and then an activation of
+        ours or none. ``Sequential`` may be nested. ``Dropout``, ``Flatten`` and ``Identity`` are passed over. Behind
+        the last ``Linear`` only ``Softmax``, ``Sigmoid`` or none. With skips only what ``to_torch`` has made.
     loss : str or None, default=None
         The loss of the network, which owns its output activation. None takes the one that the last module tells:
         "log_loss" for ``Softmax``, "binary_log_loss" for ``Sigmoid``, else "squared_error". Name it if the module
@@ -154,46 +210,93 @@ def from_torch(
     >>> from_torch(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 1)))
     Network(4 -> 8 gelu -> 1 identity; loss='squared_error', dtype='float32')
     """
-    linears: list[nn.Linear] = []
-    names: list[str] = []
+    layers: list[Layer] = []
     for place, module in _modules(sequential, ""):
         if isinstance(module, nn.Linear):
-            linears.append(module)
-            names.append("identity")
+            layers.append(_layer_of(module))
             continue
+        changes = _changes(module, place)
         if isinstance(module, Link):
-            name, loss_parameters = module.link, loss_parameters or module.loss_parameters
-        else:
-            name = _name_of(module, place)
-        if names[-1:] != ["identity"]:
-            raise TypeError(f"module {place} ({module}) must follow a Linear layer, as its only activation")
-        names[-1] = name
-    if not linears:
+            loss_parameters = loss_parameters or module.loss_parameters
+        is_free = bool(layers) and layers[-1].function == "identity"
+        if not is_free or ("normalization" in changes and layers[-1].scale is not None):
+            only = "only normalization" if "normalization" in changes else "only activation"
+            raise TypeError(f"module {place} ({module}) must follow a Linear layer, as its {only}")
+        if "normalization" in changes and len(changes["scale"]) != len(layers[-1].intercept):
+            raise TypeError(f"module {place} ({module}) must normalize all {len(layers[-1].intercept)} units")
+        layers[-1] = replace(layers[-1], **changes)
+    if not layers:
         raise TypeError("the module has no Linear layer")
-    *hidden, link = names
+    if layers[-1].scale is not None:
+        raise TypeError("the last Linear layer must not be normalized")
+    _add_skips(layers, sequential)
+    link = layers[-1].function
     if loss is None:
         loss = loss_of(link)
     elif link != _core.losses()[name_among(loss, _core.losses(), "loss")]["link"] and link != "identity":
         wanted = _core.losses()[loss]["link"]
         raise ValueError(f"loss {loss!r} has the output activation {wanted!r}, but the last module is {link!r}")
-    sizes = [linears[0].in_features, *(linear.out_features for linear in linears)]
-    doubles = any(linear.weight.dtype == torch.float64 for linear in linears)
-    dtype = "float64" if doubles else "float32"
-    network = Network(sizes, hidden, loss, dtype, loss_parameters=loss_parameters)
-    network.weights = [_numbers(linear.weight) for linear in linears]
-    network.biases = [
-        np.zeros(linear.out_features) if linear.bias is None else _numbers(linear.bias) for linear in linears
-    ]
-    return network
+    plan = Model(layers, None, False, [], loss, dict(loss_parameters or {}))
+    doubles = any(layer.coef.dtype == np.float64 for layer in layers)
+    return plan.network(dtype="float64" if doubles else "float32")
+
+
+def _layer_of(linear: nn.Linear) -> Layer:
+    bias = np.zeros(linear.out_features) if linear.bias is None else _numbers(linear.bias)
+    return Layer(_numbers(linear.weight).T, bias, "identity")
+
+
+def _changes(module: nn.Module, place: str) -> dict[str, Any]:
+    """Return what a module behind a Linear layer says of that layer."""
+    if isinstance(module, Link):
+        return {"function": module.link}
+    for name, entry in NORMALIZATIONS.items():
+        if type(module) is getattr(nn, entry.torch, None):
+            return {"normalization": name, **_normalization(module, place)}
+    return {"function": _name_of(module, place)}
+
+
+def _normalization(module: nn.Module, place: str) -> dict[str, Any]:
+    """Return the arrays of a normalisation."""
+    centred, averages = (
+        not hasattr(module, "normalized_shape") or hasattr(module, "bias"),
+        hasattr(module, "running_mean"),
+    )
+    shape = getattr(module, "normalized_shape", (getattr(module, "num_features", 0),))
+    if module.eps != EPSILON or len(shape) != 1 or (averages and module.running_mean is None):
+        raise TypeError(f"module {place} ({module}) must have eps={EPSILON}, one axis, and its running statistics")
+    scale, offset = (getattr(module, name, None) for name in ("weight", "bias"))
+    arrays = {"scale": np.ones(shape) if scale is None else _numbers(scale)}
+    if centred:
+        arrays["offset"] = np.zeros(shape) if offset is None else _numbers(offset)
+    if averages:
+        arrays |= {"mean": _numbers(module.running_mean), "variance": _numbers(module.running_var)}
+    return arrays
+
+
+def _add_skips(layers: list[Layer], sequential: nn.Module) -> None:
+    """Say of the layers which skips they have."""
+    together = [module for module in sequential.modules() if isinstance(module, Residual)]
+    if not together:
+        return
+    if [len(each.sums) for each in together] != [len(layers) - 1]:
+        raise TypeError("a single Residual must hold all Linear layers but the last")
+    for number, projection in enumerate(together[0].projections, 1):
+        matrix = _numbers(projection.weight).T if isinstance(projection, nn.Linear) else None
+        layers[number] = replace(layers[number], has_skip=True, projection=matrix)
 
 
 def _modules(module: nn.Module, place: str) -> Iterator[tuple[str, nn.Module]]:
-    """Walk through nested Sequentials; yield what does something."""
-    if not isinstance(module, nn.Sequential):
+    """Walk through nested Sequentials, and hidden layers with skips; yield what does something."""
+    if isinstance(module, Residual):
+        parts = [part for pair in zip(module.sums, module.rest, strict=True) for part in pair]
+    elif isinstance(module, nn.Sequential):
+        parts = list(module)  # not named_children, which passes over a module that is there twice
+    else:
         if not isinstance(module, _PASSED_OVER):
             yield place or "itself", module
         return
-    for number, part in enumerate(module):  # not named_children, which passes over a module that is there twice
+    for number, part in enumerate(parts):
         yield from _modules(part, f"{place}.{number}".lstrip("."))
 
 
@@ -203,7 +306,9 @@ def _name_of(module: nn.Module, place: str) -> str:
             if all(getattr(module, setting) == value for setting, value in entry.settings.items()):
                 return name
             raise TypeError(f"module {place} ({module}) must be {_written(entry)}")
-    allowed = ["Sequential", "Linear", *(_written(entry) for entry in FUNCTIONS.values()), "Dropout", "Flatten"]
+    norms = [entry.torch for entry in NORMALIZATIONS.values() if entry.torch != "Identity"]
+    activations = [_written(entry) for entry in FUNCTIONS.values()]
+    allowed = ["Sequential", "Linear", *norms, *activations, "Dropout", "Flatten"]
     raise TypeError(f"module {place} ({module}) is not part of a multilayer perceptron; allowed: {', '.join(allowed)}")
 
 
