@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
 from fastmlp import MLPClassifier, MLPRegressor, _core, schedules
@@ -391,3 +392,12 @@ def test_biases_do_not_decay():
     )
     np.testing.assert_allclose(decayed.coefs_[0], kept.coefs_[0] * (1 - 0.01 * 0.5), rtol=1e-12)
     np.testing.assert_array_equal(decayed.intercepts_[0], kept.intercepts_[0])
+
+
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+def test_a_schedule_that_runs_to_its_end_is_no_failure():
+    """It is made for ``max_iter`` epochs; a constant rate says that training could have gone on."""
+    settings = {"hidden_layer_sizes": (4,), "max_iter": 3, "random_state": 0}
+    MLPClassifier(learning_rate="cosine", **settings).fit(X, y)
+    with pytest.raises(ConvergenceWarning, match=r"Maximum iterations \(3\) reached"):
+        MLPClassifier(**settings).fit(X, y)

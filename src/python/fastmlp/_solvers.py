@@ -84,7 +84,8 @@ class Solvers:
         self._record(outcome)
         if verbose:
             print_stop(outcome["stopped"], options, self.early_stopping)
-        conclude(outcome, parameters, self.early_stopping, None if incremental else self.max_iter)
+        to_the_end = incremental or not isinstance(self._optimizer.schedule, str)  # a schedule is made for all epochs
+        conclude(outcome, parameters, self.early_stopping, None if to_the_end else self.max_iter)
         if self.early_stopping:
             self._optimizer.start_average(parameters)
 
