@@ -93,7 +93,8 @@ template <class T> struct Normalized {
   }
   __attribute__((always_inline)) Vec<T> scaled(int j, Vec<T> standard) const {
     if (panel.statistics == Statistics::none) return standard;
-    return standard * splat<Vec<T>>(panel.scale[j]) + splat<Vec<T>>(panel.offset ? panel.offset[j] : T(0));
+    const Vec<T> scale = splat<Vec<T>>(panel.scale[j]), offset = splat<Vec<T>>(panel.offset ? panel.offset[j] : T(0));
+    return standard * scale + offset; // nothing in between: a compiler fuses them everywhere or nowhere
   }
 
   const HiddenPanel<T>& panel;
@@ -140,7 +141,8 @@ template <class T> void activate_row(const HiddenRow<T>& row, const T* z, T* a) 
         const Vec<T> mean = of_rows ? splat<Vec<T>>(row_mean) : load_first(row.mean + j, n);
         const Vec<T> inverse = of_rows ? splat<Vec<T>>(row_inverse) : load_first(row.inverse + j, n);
         const Vec<T> offset = row.offset ? load_first(row.offset + j, n) : splat<Vec<T>>(T(0));
-        x = (x - mean) * inverse * load_first(row.scale + j, n) + offset;
+        const Vec<T> scale = load_first(row.scale + j, n), standard = (x - mean) * inverse;
+        x = standard * scale + offset;
       }
       store(a + j, activation.value(x));
     }

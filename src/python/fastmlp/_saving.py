@@ -288,6 +288,7 @@ def _restore_optimizer(model: Any, saved: Header, tensors: Tensors) -> None:
         numbers["ema_decay"],
     )
     optimizer.learning_rate, optimizer.t = float(numbers["learning_rate"]), int(numbers["t"])
+    model.learning_rate_ = optimizer.learning_rate
     optimizer.dropout_seed, optimizer.reduction = int(numbers["dropout_seed"]), float(numbers["reduction"])
     for name, slot in optimizer.slots.items():
         slot[...] = _tensor(tensors, f"optimizer.{name}", flat.shape, ["float32", "float64"])

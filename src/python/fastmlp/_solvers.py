@@ -115,11 +115,6 @@ class Solvers:
             optimizer.dropout_seed = int(self._random_state.randint(1, 2**31 - 1))
         return optimizer
 
-    @property
-    def learning_rate_(self) -> float:
-        """The current learning rate: that of the last step with a schedule, that of the next epoch otherwise."""
-        return self._optimizer.learning_rate
-
     def _has_scores(self) -> bool:
         return getattr(self, "validation_scores_", None) is not None
 
@@ -154,7 +149,7 @@ class Solvers:
         self.n_iter_ = outcome["n_iter"]
         self.t_ = outcome["n_samples_seen"]
         self._optimizer.t = outcome["t"]
-        self._optimizer.learning_rate = outcome["learning_rate"]
+        self._optimizer.learning_rate = self.learning_rate_ = outcome["learning_rate"]
         self._no_improvement_count = outcome["no_improvement_count"]
         self.loss_curve_ += outcome["loss_curve"]
         if hasattr(self, "_batch_losses"):
