@@ -71,7 +71,7 @@ template <class S, class F> FASTMLP_INLINE void row_statistics(int units, bool c
   mean = centred ? sum_over_units<S>(units, unit) / n : splat<S>(0);
   const S squares = sum_over_units<S>(units, [&](int j) {
     const S distance = unit(j) - mean;
-    return distance * distance;
+    return rounded(distance * distance);
   });
   inverse = splat<S>(1) / square_root(squares / n + epsilon);
 }
@@ -94,7 +94,7 @@ template <class T> struct Normalized {
   __attribute__((always_inline)) Vec<T> scaled(int j, Vec<T> standard) const {
     if (panel.statistics == Statistics::none) return standard;
     const Vec<T> scale = splat<Vec<T>>(panel.scale[j]), offset = splat<Vec<T>>(panel.offset ? panel.offset[j] : T(0));
-    return standard * scale + offset; // nothing in between: a compiler fuses them everywhere or nowhere
+    return rounded(standard * scale) + offset;
   }
 
   const HiddenPanel<T>& panel;
@@ -142,7 +142,7 @@ template <class T> void activate_row(const HiddenRow<T>& row, const T* z, T* a) 
         const Vec<T> inverse = of_rows ? splat<Vec<T>>(row_inverse) : load_first(row.inverse + j, n);
         const Vec<T> offset = row.offset ? load_first(row.offset + j, n) : splat<Vec<T>>(T(0));
         const Vec<T> scale = load_first(row.scale + j, n), standard = (x - mean) * inverse;
-        x = standard * scale + offset;
+        x = rounded(standard * scale) + offset;
       }
       store(a + j, activation.value(x));
     }

@@ -59,6 +59,19 @@ template <class S> FASTMLP_INLINE void store_as(scalar_of<S>* p, S v) {
     store(p, v);
 }
 
+// A product that stays one: else a compiler may fuse it with a sum here and not there, where code must round alike.
+template <class S> FASTMLP_INLINE S rounded(S product) {
+#if defined(__AVX512F__) || (defined(__AVX__) && FASTMLP_VECTOR_BYTES <= 32) || \
+    (defined(__SSE2__) && FASTMLP_VECTOR_BYTES <= 16)
+  __asm__("" : "+x"(product));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(product));
+#else
+  __asm__("" : "+m"(product));
+#endif
+  return product;
+}
+
 // To the level-2 cache: what is asked for is read after some microseconds, not at once.
 FASTMLP_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
