@@ -152,6 +152,20 @@ template <class T> void link_row(int loss, T* z, int n_outputs) {
   Losses::visit(loss, [&](auto entry) { entry.link(z, n_outputs, 1); });
 }
 
+// Times 0 is 0, or NaN for what is not finite, which no sum loses.
+template <class T> bool all_finite(const T* x, std::int64_t n) {
+  constexpr int W = lane_count<T>, chains = 4; // so that no sum waits for itself
+  const Vec<T> zero = splat<Vec<T>>(T(0));
+  Vec<T> acc[chains] = {};
+  std::int64_t i = 0;
+  for (; i + chains * W <= n; i += chains * W) {
+    FASTMLP_UNROLL
+    for (int j = 0; j < chains; ++j) acc[j] += load(x + i + j * W) * zero;
+  }
+  for (; i < n; i += W) acc[0] += load_first(x + i, n - i < W ? int(n - i) : W) * zero;
+  return sum_of_lanes<T>(acc[0] + acc[1] + acc[2] + acc[3]) == T(0);
+}
+
 // --- catalogues on arrays -------------------------------------------------------------------------------------------
 
 template <class T> void apply_activation(int number, const T* z, std::ptrdiff_t n, T* value, T* slope) {
@@ -198,12 +212,30 @@ template <class T> double multiply_adds(long rounds) {
 }
 
 template <class T>
-constexpr Kernels<T> kernels = {
-    FASTMLP_ISA_NAME,    R<T>,          tile_rows<T>,    gather<T>,          panel_to_columns<T>,
-    panel_to_rows<T>,    forward<T>,    backward<T>,     forward_sparse<T>,  weight_gradient_sparse<T>,
-    scratch_size<T>,     link<T>,       loss<T>,         weight_gradient<T>, bias_gradient<T>,
-    finish_gradient<T>,  update<T>,     transpose<T>,    forward_row<T>,     link_row<T>,
-    apply_activation<T>, apply_loss<T>, multiply_adds<T>};
+constexpr Kernels<T> kernels = {FASTMLP_ISA_NAME,
+                                R<T>,
+                                tile_rows<T>,
+                                gather<T>,
+                                panel_to_columns<T>,
+                                panel_to_rows<T>,
+                                forward<T>,
+                                backward<T>,
+                                forward_sparse<T>,
+                                weight_gradient_sparse<T>,
+                                scratch_size<T>,
+                                link<T>,
+                                loss<T>,
+                                weight_gradient<T>,
+                                bias_gradient<T>,
+                                finish_gradient<T>,
+                                update<T>,
+                                transpose<T>,
+                                forward_row<T>,
+                                link_row<T>,
+                                all_finite<T>,
+                                apply_activation<T>,
+                                apply_loss<T>,
+                                multiply_adds<T>};
 
 } // namespace
 

@@ -101,6 +101,7 @@ template <class T> struct Kernels {
   void (*forward_row)(const T* W, std::ptrdiff_t ldw, const T* b, const T* x, int n_in, int n_out, int activation,
                       T* out);
   void (*link_row)(int loss, T* z, int n_outputs);
+  bool (*all_finite)(const T* x, std::int64_t n); // neither NaN nor infinity
 
   // The catalogues applied to arrays, for tests. apply_loss: `n` rows of `m` outputs, row by row.
   void (*apply_activation)(int activation, const T* z, std::ptrdiff_t n, T* value, T* slope);
