@@ -166,6 +166,20 @@ def test_only_finite_numbers(model, value, n_rows, dtype):
         model.predict_proba(rows)
 
 
+@pytest.mark.parametrize("n_features", [1, 7, 16, 70])
+def test_a_value_that_is_not_finite_is_found_anywhere(n_features, dtype, instruction_set):
+    network = _core.Network([n_features, 2], [], "squared_error")
+    flat, rows = np.zeros(network.n_parameters, dtype), np.full((20, n_features), np.finfo(dtype).max, dtype)
+    predictor = _core.Predictor(network, flat, 2)
+    for position in range(rows.size):
+        rows.flat[position] = BAD_VALUES[position % 3]
+        row = rows[[position // n_features]]
+        assert _core.predict(network, flat, row) is _core.predict(network, flat, rows) is None
+        assert predictor(row) is predictor(rows) is None
+        rows.flat[position] = -np.finfo(dtype).max
+    assert not predictor(rows).any()
+
+
 @pytest.mark.parametrize("assume_finite", [False, True])
 def test_shapes(model, assume_finite):
     with sklearn.config_context(assume_finite=assume_finite):

@@ -176,13 +176,16 @@ template <class T> std::unique_ptr<Engine<T>> make_cpu_engine(const Network& net
 template <class T> class Predictor {
 public:
   virtual ~Predictor() = default;
-  virtual void predict(const Matrix<T>& X, T* out) const = 0; // out (X.n_rows, n_outputs); X is dense
+  // To out (X.n_rows, n_outputs) for dense X without gaps between its rows. False if a number of X is not finite, which
+  // `assume_finite` does not look for: out is unfinished then.
+  virtual bool predict(const Matrix<T>& X, bool assume_finite, T* out) const = 0;
 };
 
 template <class T>
 std::unique_ptr<Predictor<T>> make_cpu_predictor(const Network& network, const T* flat, int n_threads);
 
-// A single prediction with the parameters `flat`, by an engine of its own unless so few rows of dense X need none.
-template <class T> void cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, T* out);
+// The same for a single prediction with the parameters `flat`, by an engine of its own unless so few rows need none.
+template <class T>
+bool cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, bool assume_finite, T* out);
 
 } // namespace fastmlp

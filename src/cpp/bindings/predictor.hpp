@@ -4,23 +4,9 @@
 
 #include "arrays.hpp"
 
-#include <cstring>
 #include <variant>
 
 namespace fastmlp {
-
-// Whether n numbers are finite: none has all bits of its exponent set.
-template <class T> bool all_finite(const T* x, std::int64_t n) {
-  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-  constexpr Bits exponent = sizeof(T) == 4 ? Bits(0x7f800000u) : Bits(0x7ff0000000000000u);
-  Bits found = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    Bits bits;
-    std::memcpy(&bits, x + i, sizeof(T));
-    found |= (bits & exponent) == exponent;
-  }
-  return !found;
-}
 
 // An aligned, C-contiguous array of T in native byte order, or null.
 template <class T> const py::detail::PyArray_Proxy* plain(const py::handle& object) {
@@ -35,11 +21,11 @@ template <class T> const py::detail::PyArray_Proxy* plain(const py::handle& obje
 }
 
 // Few operations are done sooner than the global lock is handed over and taken back.
-template <class F> void without_lock(double operations, F&& work) {
+template <class F> bool without_lock(double operations, F&& work) {
   constexpr double worth_a_release = 1e6;
   if (operations < worth_a_release) return work();
   const py::gil_scoped_release release;
-  work();
+  return work();
 }
 
 inline void reject_negative(int n_threads) {
@@ -80,7 +66,6 @@ private:
     const bool single = rows->nd == 1;
     const py::ssize_t n = single ? 1 : rows->dimensions[0];
     const T* x = reinterpret_cast<const T*>(rows->data);
-    if (!assume_finite && !all_finite(x, n * network.sizes[0])) return py::none();
     py::ssize_t shape[2], n_axes = 0;
     if (!single) shape[n_axes++] = n;
     if (!flat) shape[n_axes++] = two_columns ? 2 : network.n_outputs();
@@ -90,7 +75,7 @@ private:
     else if (!accepts<T>(out, shape, n_axes, x, n))
       return py::none();
     T* y = reinterpret_cast<T*>(py::detail::array_proxy(result.ptr())->data);
-    run(predictor, x, n, y);
+    if (!run(predictor, x, n, y)) return py::none();
     return n_axes == 0 && out.is_none() ? result[py::tuple()] : result;
   }
 
@@ -108,15 +93,17 @@ private:
     return y + size <= x || x + n * network.sizes[0] <= y;
   }
 
-  template <class T> void run(const Predictor<T>& predictor, const T* x, py::ssize_t n, T* y) const {
-    without_lock(2.0 * double(network.n_parameters) * double(n), [&] {
-      predictor.predict({n, network.sizes[0], x, network.sizes[0], nullptr, nullptr}, y);
+  template <class T> bool run(const Predictor<T>& predictor, const T* x, py::ssize_t n, T* y) const {
+    return without_lock(2.0 * double(network.n_parameters) * double(n), [&] {
+      const Matrix<T> X{n, network.sizes[0], x, network.sizes[0], nullptr, nullptr};
+      if (!predictor.predict(X, assume_finite, y)) return false;
       if (two_columns)
         for (py::ssize_t i = n; i-- > 0;) { // from the end, as both lie in the same place
           const T p = y[i];
           y[2 * i] = 1 - p;
           y[2 * i + 1] = p;
         }
+      return true;
     });
   }
 
@@ -137,13 +124,14 @@ inline py::object predict(const Network& network, const py::handle& parameters, 
     if (!rows || rows->nd != 2 || rows->dimensions[0] < 1 || rows->dimensions[1] != network.n_inputs())
       return py::none();
     const py::ssize_t n = rows->dimensions[0];
-    const T *p = reinterpret_cast<const T*>(flat->data), *x = reinterpret_cast<const T*>(rows->data);
-    if (!assume_finite && !all_finite(x, n * network.n_inputs())) return py::none();
+    const T* p = reinterpret_cast<const T*>(flat->data);
+    const Matrix<T> matrix{
+        n, network.n_inputs(), reinterpret_cast<const T*>(rows->data), network.n_inputs(), nullptr, nullptr};
     py::array_t<T> out({n, py::ssize_t(network.n_outputs())});
     T* y = out.mutable_data();
-    without_lock(2.0 * double(network.n_parameters) * double(n), [&] {
-      cpu_predict<T>(network, p, {n, network.n_inputs(), x, network.n_inputs(), nullptr, nullptr}, n_threads, y);
-    });
+    const bool finite = without_lock(2.0 * double(network.n_parameters) * double(n),
+                                     [&] { return cpu_predict<T>(network, p, matrix, n_threads, assume_finite, y); });
+    if (!finite) return py::none();
     return std::move(out);
   };
   if (Py_TYPE(X.ptr()) != py::detail::npy_api::get().PyArray_Type_) return py::none(); // a subclass has its own meaning

@@ -115,7 +115,8 @@ public:
     if (X.indptr) layers[0].keep_transpose(R);
     propagation.use_running_statistics();
     const PanelPrediction<T> prediction{network, propagation};
-    prediction.run(X, {rows, 0, n}, layer, choose_threads(requested_threads, flops_per_row * double(n)), out);
+    const auto all = [](std::int64_t, int) { return true; };
+    prediction.run(X, {rows, 0, n}, layer, choose_threads(requested_threads, flops_per_row * double(n)), out, all);
   }
 
 private:

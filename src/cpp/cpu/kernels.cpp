@@ -160,6 +160,20 @@ template <class T> void link_row(const RowLoss& loss, T* z) {
   Losses::visit(loss.number, [&](auto entry) { entry.link(z, loss.n_targets, 1, loss.h); });
 }
 
+// Times 0 is 0, or NaN for what is not finite, which no sum loses.
+template <class T> bool all_finite(const T* x, std::int64_t n) {
+  constexpr int W = lane_count<T>, chains = 4; // so that no sum waits for itself
+  const Vec<T> zero = splat<Vec<T>>(T(0));
+  Vec<T> acc[chains] = {};
+  std::int64_t i = 0;
+  for (; i + chains * W <= n; i += chains * W) {
+    FASTMLP_UNROLL
+    for (int j = 0; j < chains; ++j) acc[j] += load(x + i + j * W) * zero;
+  }
+  for (; i < n; i += W) acc[0] += load_first(x + i, n - i < W ? int(n - i) : W) * zero;
+  return sum_of_lanes<T>(acc[0] + acc[1] + acc[2] + acc[3]) == T(0);
+}
+
 // --- catalogues on arrays -------------------------------------------------------------------------------------------
 
 template <class T> void apply_activation(int number, const T* z, std::ptrdiff_t n, T* value, T* slope) {
@@ -233,6 +247,7 @@ constexpr Kernels<T> kernels = {FASTMLP_ISA_NAME,
                                 forward_row<T>,
                                 activate_row<T>,
                                 link_row<T>,
+                                all_finite<T>,
                                 apply_activation<T>,
                                 apply_loss<T>,
                                 multiply_adds<T>};

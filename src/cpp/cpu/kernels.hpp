@@ -155,6 +155,7 @@ template <class T> struct Kernels {
                       T* out);
   void (*activate_row)(const HiddenRow<T>& row, const T* z, T* a); // same bits as `activate`; room as above
   void (*link_row)(const RowLoss& loss, T* z);
+  bool (*all_finite)(const T* x, std::int64_t n); // neither NaN nor infinity
 
   // The catalogues applied to arrays, for tests. apply_loss: `n` rows, one by one.
   void (*apply_activation)(int activation, const T* z, std::ptrdiff_t n, T* value, T* slope);

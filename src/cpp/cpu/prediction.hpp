@@ -8,7 +8,8 @@
 
 namespace fastmlp {
 
-constexpr int few_rows = 4; // packing the weights for panels costs about as much as so many rows one by one
+constexpr int panels_at_once = 16; // weights are read once for so many: more than in training, which keeps more of each
+constexpr int few_rows = 4;        // packing the weights for panels costs about as much as so many rows one by one
 
 // A layer as a row meets it: weights and, or null, projection [n_in][ldw], and biases; `n_out` may count padding.
 // Without `hidden` there is nothing between the sums and the activation, and no skip that needs them.
@@ -108,8 +109,11 @@ template <class T> struct PanelPrediction {
   const Network& network;
   const Propagation<T>& propagation;
 
-  // Output of `layer` for many rows, panel by panel on some threads, with the parameters of `propagation`.
-  void run(const Matrix<T>& X, const RowRange& rows, int layer, int most_threads, T* out) const {
+  // Output of `layer` for many rows, panel by panel on some threads, with the parameters of `propagation`. Each panel's
+  // rows, n from `first`, must please `accepts(first, n)`: it returns false, with `out` unfinished, if some do not.
+  template <class Accepts>
+  bool run(const Matrix<T>& X, const RowRange& rows, int layer, int most_threads, T* out,
+           const Accepts& accepts) const {
     const Kernels<T>& kernels = propagation.kernels;
     const int R = kernels.rows;
     const std::int64_t n_panels = (rows.n + R - 1) / R;
@@ -118,37 +122,45 @@ template <class T> struct PanelPrediction {
     std::vector<Workspace<T>> spaces; // a block of panels for each thread
     std::vector<AlignedArray<T>> scratch;
     for (int i = 0; i < n_threads; ++i) {
-      spaces.emplace_back(network, propagation.layers, R, int(std::min<std::int64_t>(n_panels, panels_per_block)) * R,
+      spaces.emplace_back(network, propagation.layers, R, int(std::min<std::int64_t>(n_panels, panels_at_once)) * R,
                           X.indptr != nullptr, false);
-      scratch.emplace_back(propagation.scratch_size());
+      scratch.emplace_back(kernels.scratch_size(panels_at_once, network.sizes[1]));
     }
+    std::atomic<bool> accepted{true};
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       const std::int64_t end = part(n_panels, team, 1);
-      for (std::int64_t p = part(n_panels, team); p < end; p += panels_per_block) {
-        const int count = int(std::min<std::int64_t>(panels_per_block, end - p));
-        block(spaces[team.thread], X, rows, p, count, layer, scratch[team.thread].data(), out);
+      for (std::int64_t p = part(n_panels, team); p < end && accepted; p += panels_at_once) {
+        const int count = int(std::min<std::int64_t>(panels_at_once, end - p));
+        if (!block(spaces[team.thread], X, rows, p, count, layer, scratch[team.thread].data(), out, accepts))
+          accepted = false;
       }
     });
+    return accepted;
   }
 
 private:
-  void block(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t first_panel, int count,
-             int layer, T* scratch, T* out) const {
+  template <class Accepts>
+  bool block(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t first_panel, int count,
+             int layer, T* scratch, T* out, const Accepts& accepts) const {
     const Kernels<T>& kernels = propagation.kernels;
     const Block<T> all{0, count, scratch, {}};
-    for (int p = 0; p < count; ++p) propagation.enter(space, X, rows, first_panel + p, p, all);
+    const int width = network.sizes[layer], R = kernels.rows;
+    const auto rows_of = [&](std::int64_t panel) { return int(std::min<std::int64_t>(R, rows.n - panel * R)); };
+    for (int p = 0; p < count; ++p) { // rows are looked at when they are about to be read anyway
+      if (!accepts((first_panel + p) * R, rows_of(first_panel + p))) return false;
+      propagation.enter(space, X, rows, first_panel + p, p, all);
+    }
     for (int l = 0; l < layer; ++l) {
       propagation.forward(space, l, all);
       propagation.activate(space, l + 1, all);
     }
-    const int width = network.sizes[layer], R = kernels.rows;
     for (int p = 0; p < count; ++p) {
       T* panel = space.panels[layer] + p * space.panel_stride[layer];
       if (layer == network.n_layers()) kernels.link(network.row_loss(), panel);
-      const std::int64_t start = (first_panel + p) * R;
-      kernels.panel_to_rows(panel, width, int(std::min<std::int64_t>(R, rows.n - start)), out + start * width, width);
+      kernels.panel_to_rows(panel, width, rows_of(first_panel + p), out + (first_panel + p) * R * width, width);
     }
+    return true;
   }
 };
 

@@ -28,12 +28,16 @@ public:
     }
   }
 
-  void predict(const Matrix<T>& X, T* out) const override {
+  bool predict(const Matrix<T>& X, bool assume_finite, T* out) const override {
+    const auto finite = [&](std::int64_t first, std::int64_t n) {
+      return assume_finite || propagation.kernels.all_finite(X.data + first * X.n_columns, n * X.n_columns);
+    };
     if (X.n_rows > few_rows) {
       const PanelPrediction<T> prediction{network, propagation};
       return prediction.run(X, {nullptr, 0, X.n_rows}, network.n_layers(),
-                            choose_threads(requested_threads, flops_per_row * double(X.n_rows)), out);
+                            choose_threads(requested_threads, flops_per_row * double(X.n_rows)), out, finite);
     }
+    if (!finite(0, X.n_rows)) return false;
     const auto layers = [&](int l, T*) -> RowLayer<T> {
       const Layer<T>& layer = propagation.layers[l];
       RowLayer<T> row{matrices[l], padded[l], layer.b, padded[l], nullptr, {}};
@@ -45,6 +49,7 @@ public:
       return row;
     };
     predict_by_row(network, propagation.kernels, layers, X, {nullptr, 0, X.n_rows}, network.n_layers(), out);
+    return true;
   }
 
 private:
@@ -71,12 +76,17 @@ std::unique_ptr<Predictor<T>> make_cpu_predictor(const Network& network, const T
 template std::unique_ptr<Predictor<float>> make_cpu_predictor(const Network&, const float*, int);
 template std::unique_ptr<Predictor<double>> make_cpu_predictor(const Network&, const double*, int);
 
-template <class T> void cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, T* out) {
+template <class T>
+bool cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, bool assume_finite, T* out) {
+  const Kernels<T>& kernels = fastmlp::kernels<T>();
+  if (!assume_finite && !kernels.all_finite(X.data, X.n_rows * X.n_columns)) return false;
   if (X.n_rows <= few_rows && !use_blas())
-    return predict_by_row(network, kernels<T>(), flat, X, {nullptr, 0, X.n_rows}, network.n_layers(), out);
-  make_cpu_engine<T>(network, n_threads)->predict(flat, X, nullptr, X.n_rows, network.n_layers(), out);
+    predict_by_row(network, kernels, flat, X, {nullptr, 0, X.n_rows}, network.n_layers(), out);
+  else
+    make_cpu_engine<T>(network, n_threads)->predict(flat, X, nullptr, X.n_rows, network.n_layers(), out);
+  return true;
 }
-template void cpu_predict(const Network&, const float*, const Matrix<float>&, int, float*);
-template void cpu_predict(const Network&, const double*, const Matrix<double>&, int, double*);
+template bool cpu_predict(const Network&, const float*, const Matrix<float>&, int, bool, float*);
+template bool cpu_predict(const Network&, const double*, const Matrix<double>&, int, bool, double*);
 
 } // namespace fastmlp

@@ -61,7 +61,7 @@ template <class S> FASTMLP_INLINE void store_as(scalar_of<S>* p, S v) {
 
 // A product that stays one: else a compiler may fuse it with a sum here and not there, where code must round alike.
 template <class S> FASTMLP_INLINE S rounded(S product) {
-#if defined(__AVX512F__) || (defined(__AVX__) && FASTMLP_VECTOR_BYTES <= 32) || \
+#if defined(__AVX512F__) || (defined(__AVX__) && FASTMLP_VECTOR_BYTES <= 32) ||                                        \
     (defined(__SSE2__) && FASTMLP_VECTOR_BYTES <= 16)
   __asm__("" : "+x"(product));
 #elif defined(__aarch64__)
