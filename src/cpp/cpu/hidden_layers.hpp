@@ -71,7 +71,7 @@ template <class S, class F> FASTMLP_INLINE void row_statistics(int units, bool c
   mean = centred ? sum_over_units<S>(units, unit) / n : splat<S>(0);
   const S squares = sum_over_units<S>(units, [&](int j) {
     const S distance = unit(j) - mean;
-    return distance * distance;
+    return rounded(distance * distance);
   });
   inverse = splat<S>(1) / square_root(squares / n + epsilon);
 }

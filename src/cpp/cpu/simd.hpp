@@ -59,6 +59,13 @@ template <class S> FASTMLP_INLINE void store_as(scalar_of<S>* p, S v) {
     store(p, v);
 }
 
+// A product as it is: a compiler may fuse products into sums in one loop and not in another, so where a row and a panel
+// must give the same bits it must not know that this is a product.
+template <class S> FASTMLP_INLINE S rounded(S product) {
+  __asm__("" : "+m"(product));
+  return product;
+}
+
 // To the level-2 cache: what is asked for is read after some microseconds, not at once.
 FASTMLP_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
