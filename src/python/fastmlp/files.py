@@ -194,9 +194,13 @@ def encode(value: Any, name: str) -> Any:
         return values if isinstance(value, list) else {"tuple": values}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: encode(item, name) for key, item in value.items()}}
+    if isinstance(value, dict):
+        items = [[encode(key, name), encode(item, name)] for key, item in value.items()]
+        if not any(isinstance(key, list | dict) for key, _ in items):
+            return {"items": items}
     raise ValueError(
         f"{name}={value!r} cannot be saved; allowed are None, bool, int, float, str, and lists, tuples, arrays and "
-        "dicts (with strings as keys) of them"
+        "dicts of them"
     )
 
 
@@ -210,10 +214,15 @@ def decode(value: Any) -> Any:
         return tuple(decode(item) for item in value["tuple"])
     if value.keys() == {"dict"} and isinstance(value["dict"], dict):
         return {key: decode(item) for key, item in value["dict"].items()}
+    if value.keys() == {"items"} and isinstance(value["items"], list):
+        pairs = [pair for pair in value["items"] if isinstance(pair, list) and len(pair) == 2]
+        if len(pairs) == len(value["items"]) and not any(isinstance(key, list | dict) for key, _ in pairs):
+            return {key: decode(item) for key, item in pairs}
     if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
         return float(value["float"])
     raise ValueError(
-        f"objects in parameters must be {{'tuple': [...]}}, {{'dict': {{...}}}} or {{'float': 'inf'}}, found {value!r}"
+        "objects in parameters must be {'tuple': [...]}, {'dict': {...}}, {'items': [[key, value], ...]} or "
+        f"{{'float': 'inf'}}, found {value!r}"
     )
 
 
