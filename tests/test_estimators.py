@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
+from sklearn.utils.class_weight import compute_sample_weight
 
 from fastmlp import MLPClassifier, MLPRegressor, _core
 from fastmlp._losses import CLASS_LOSSES, NUMBER_LOSSES
@@ -151,6 +152,8 @@ def fitted_twice(estimator, settings):
 def test_every_parameter_is_tested():
     for estimator in ESTIMATORS:
         tested_below = {"loss", "loss_parameters"}
+        if estimator is MLPClassifier:
+            tested_below.add("class_weight")
         assert estimator().get_params().keys() == EFFECTS.keys() | WITHOUT_EFFECT.keys() | tested_below
 
 
@@ -288,6 +291,59 @@ def test_a_weight_is_a_number_of_repeats(estimator, change):
     for ours, theirs in zip(weighted.coefs_, repeated.coefs_, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     assert weighted.loss_ == pytest.approx(repeated.loss_, rel=1e-8)
+
+
+# --- class weights -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [ADAM, LBFGS, {"early_stopping": True}], ids=str)
+@pytest.mark.parametrize("kind", ["multiclass", "binary", "multilabel"])
+def test_class_weights_multiply_sample_weights(kind, change):
+    _, rows, targets = DATA[kind]
+    given = np.random.RandomState(0).uniform(0.5, 2, size=len(rows))
+    by_hand = [{0: 0.25, 1: 2.0}] * targets.shape[1] if kind == "multilabel" else {0: 0.25, 1: 2.0}
+    settings, plain = BASE | change, weights(MLPClassifier(**BASE | change).fit(rows, targets))
+    for class_weight in ["balanced", by_hand]:
+        wanted = compute_sample_weight(class_weight, targets)
+        ours = MLPClassifier(**settings, class_weight=class_weight)
+        assert weights(ours.fit(rows, targets)) == weights(MLPClassifier(**settings).fit(rows, targets, wanted))
+        assert weights(ours) != plain or np.all(wanted == 1)  # "balanced" of balanced classes
+        both = weights(ours.fit(rows, targets, given))
+        assert both == weights(MLPClassifier(**settings).fit(rows, targets, wanted * given))
+
+
+def test_class_weights_make_a_rare_class_heard():
+    random = np.random.RandomState(0)
+    rows, labels = random.randn(1000, 2), np.where(np.arange(1000) < 50, "rare", "common")
+    rows[:50] += 1
+    plain, balanced = (
+        MLPClassifier((8,), solver="lbfgs", max_iter=50, alpha=1, random_state=0, class_weight=choice).fit(rows, labels)
+        for choice in (None, "balanced")
+    )
+    assert np.mean(plain.predict(rows[:50]) == "rare") < 0.3 < 0.6 < np.mean(balanced.predict(rows[:50]) == "rare")
+
+
+def test_class_weights_in_partial_fit():
+    """A batch need not hold every class that has a weight, nor a weight be there for every class."""
+    settings, classes, batch = BASE | {"max_iter": 1}, [0, 1, 2], y != 1
+    ours = MLPClassifier(**settings, class_weight={1: 5.0, 2: 3.0}).partial_fit(X[batch], y[batch], classes=classes)
+    theirs = MLPClassifier(**settings).partial_fit(X[batch], y[batch], np.where(y[batch] == 2, 3.0, 1.0), classes)
+    assert weights(ours) == weights(theirs)
+    with pytest.raises(ValueError, match="class_weight='balanced' needs all samples at once"):
+        MLPClassifier(class_weight="balanced").partial_fit(X, y, classes=classes)
+
+
+def test_wrong_class_weights():
+    with pytest.raises(ValueError, match="'class_weight' parameter of MLPClassifier must be"):
+        MLPClassifier(class_weight="even").fit(X, y)
+    with pytest.raises(ValueError, match=r"a dict or 'balanced' for one label a sample, .* got \[\{0: 1\}\]"):
+        MLPClassifier(class_weight=[{0: 1}]).fit(X, y)
+    with pytest.raises(ValueError, match=r"a list of dicts or 'balanced' for multilabel targets, got \{0: 1\}"):
+        MLPClassifier(class_weight={0: 1}).fit(X_multi, y_multi)
+    with pytest.raises(ValueError, match="not in class_weight"):
+        MLPClassifier(class_weight={"no such class": 1}).fit(X, y)
+    with pytest.raises(ValueError, match="at least one non-zero"):
+        MLPClassifier(class_weight=dict.fromkeys(range(3), 0)).fit(X, y)
 
 
 # --- early stopping ------------------------------------------------------------------------------------------------

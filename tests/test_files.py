@@ -284,10 +284,24 @@ def test_paths_that_are_no_files(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 2.0, np.int64(1): 1, True: 3}, {"a": 1.0, 2: 0.5}, {}])
+def test_class_weights_come_back(class_weight, path):
+    model = fastmlp.MLPClassifier((2,), max_iter=1000).fit([[0.0], [1.0]], [0, 1])
+    model.set_params(class_weight=class_weight).save(path)
+    assert fastmlp.MLPClassifier.load(path).class_weight == class_weight
+
+
+@pytest.mark.parametrize("items", [[[0]], [[[], 1]], [0], 0, [[0, {"set": []}]]])
+def test_broken_items_of_a_dict(items):
+    with pytest.raises(ValueError, match="objects in parameters must be"):
+        files.decode({"items": items})
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"hidden_layer_sizes": range(1, 3)}, r"hidden_layer_sizes=range\(1, 3\) cannot be saved; allowed are None"),
+        ({"loss_parameters": {(1, 2): 3}}, r"loss_parameters=\{\(1, 2\): 3\} cannot be saved; .* dicts of them"),
         ({"random_state": np.random.RandomState(np.random.PCG64(0))}, "allowed are integers, None and MT19937"),
     ],
 )

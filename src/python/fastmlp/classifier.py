@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d
+from sklearn.utils import column_or_1d, compute_class_weight, compute_sample_weight
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
@@ -123,6 +123,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Decay rate of an exponential moving average of the parameters after each step. The average is what predicts, and
         what early stopping validates, ``coefs_`` and ``intercepts_``; training goes on from the parameters themselves.
         Not used by "lbfgs".
+    class_weight : dict, list of dict, "balanced" or None, default=None
+        Weight of each class, which multiplies ``sample_weight``: a dict from labels to weights (1 for classes that are
+        not in it); a list of such dicts, one for each label, for multilabel targets; or "balanced" for
+        ``n_samples / (n_classes * n_samples_of_the_class)``. Counts in the loss and in the validation score.
 
     Attributes
     ----------
@@ -192,7 +196,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """
 
     _score_name = "accuracy"
-    _parameter_constraints: ClassVar = {**BaseMLP._parameter_constraints, "loss": [StrOptions(set(CLASS_LOSSES))]}
+    _parameter_constraints: ClassVar = {
+        **BaseMLP._parameter_constraints,
+        "loss": [StrOptions(set(CLASS_LOSSES))],
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    }
 
     @available_if(lambda estimator: estimator._check_solver())  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -300,6 +308,27 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         y = self._label_binarizer.transform(y)
         self.n_outputs_ = y.shape[1]
         return X, y
+
+    def _weights_by_class(self, y: NDArray[Any], incremental: bool) -> NDArray[Any] | None:
+        if self.class_weight is None:
+            return None
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs all samples at once and is not available in partial_fit; pass a dict, "
+                "for example from sklearn.utils.class_weight.compute_class_weight"
+            )
+        multilabel = self._label_binarizer.y_type_.startswith("multilabel")
+        if isinstance(self.class_weight, list if not multilabel else dict):
+            raise ValueError(
+                "class_weight must be a dict or 'balanced' for one label a sample, a list of dicts or 'balanced' for "
+                f"multilabel targets, got {self.class_weight!r}"
+            )
+        if multilabel:
+            weights: NDArray[Any] = compute_sample_weight(self.class_weight, y)
+            return weights
+        numbers = y.ravel().astype(np.intp)
+        by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_[numbers])
+        return np.asarray(by_class[numbers])
 
     def _check_classes(self, classes: NDArray[Any]) -> None:
         if self.warm_start:

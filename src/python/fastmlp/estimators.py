@@ -132,6 +132,7 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         clip_norm: float | None = None,
         clip_value: float | None = None,
         ema_decay: float | None = None,
+        class_weight: Any = None,
     ) -> None:
         for name, value in [*locals().items()]:
             if name != "self":
@@ -171,6 +172,9 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         loss_numbers(self.loss, self.loss_parameters)  # refuses what the loss does not know, before all work
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._validate_fit(X, y, incremental, reset=first_pass)
+        class_weights = self._weights_by_class(y, incremental)
+        if class_weights is not None:
+            sample_weight = class_weights * _check_sample_weight(sample_weight, X)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X)
             if not sample_weight.any():  # scikit-learn before 1.9 lets it pass
@@ -210,6 +214,10 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
     @abstractmethod
     def _first_output_activation(self) -> str:
         """Name of the output activation of a new network."""
+
+    def _weights_by_class(self, y: NDArray[Any], incremental: bool) -> NDArray[Any] | None:
+        """Weights of samples that follow from their checked targets, if any."""
+        return None
 
     def _stratify(self, y: NDArray[Any]) -> NDArray[Any] | None:
         """What the split for early stopping keeps balanced."""

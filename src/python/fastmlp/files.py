@@ -194,11 +194,15 @@ def encode(value: Any, name: str) -> Any:
         return values if isinstance(value, list) else {"tuple": values}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: encode(item, name) for key, item in value.items()}}
+    if isinstance(value, dict):
+        items = [[encode(key, name), encode(item, name)] for key, item in value.items()]
+        if not any(isinstance(key, list | dict) for key, _ in items):
+            return {"items": items}
     if type(value) in schedules.KINDS:
         return {"schedule": type(value).__name__, **{field: encode(part, name) for field, part in vars(value).items()}}
     raise ValueError(
         f"{name}={value!r} cannot be saved; allowed are None, bool, int, float, str, schedules of fastmlp, and lists, "
-        "tuples, arrays and dicts (with strings as keys) of them"
+        "tuples, arrays and dicts of them"
     )
 
 
@@ -212,13 +216,17 @@ def decode(value: Any) -> Any:
         return tuple(decode(item) for item in value["tuple"])
     if value.keys() == {"dict"} and isinstance(value["dict"], dict):
         return {key: decode(item) for key, item in value["dict"].items()}
+    if value.keys() == {"items"} and isinstance(value["items"], list):
+        pairs = [pair for pair in value["items"] if isinstance(pair, list) and len(pair) == 2]
+        if len(pairs) == len(value["items"]) and not any(isinstance(key, list | dict) for key, _ in pairs):
+            return {key: decode(item) for key, item in pairs}
     if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
         return float(value["float"])
     if "schedule" in value:
         return schedules.build(value["schedule"], {k: decode(part) for k, part in value.items() if k != "schedule"})
     raise ValueError(
-        "objects in parameters must be {'tuple': [...]}, {'dict': {...}}, {'float': 'inf'} or {'schedule': ...}, "
-        f"found {value!r}"
+        "objects in parameters must be {'tuple': [...]}, {'dict': {...}}, {'items': [[key, value], ...]}, "
+        f"{{'float': 'inf'}} or {{'schedule': ...}}, found {value!r}"
     )
 
 
