@@ -211,8 +211,8 @@ class Predictor:
             Rows of finite real numbers, or a single row; there may be no rows. Converted to ``dtype``: float64 data is
             rounded by a float32 predictor, and refused if it is too large for float32.
         out : ndarray, default=None
-            Where to put the answer, instead of a new array: C-contiguous, writeable, with its shape and ``dtype``. After
-            an error it may hold anything.
+            Where to put the answer, instead of a new array: C-contiguous, writeable, with its shape and ``dtype``.
+            After an error it may hold anything.
 
         Returns
         -------
