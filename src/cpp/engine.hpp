@@ -162,7 +162,7 @@ EpochResult Engine<T>::epoch(const Dataset<T>& data, const std::int64_t* order, 
     if (sum_of_weights(data, order, first, count) != 0) {
       loss =
           loss_and_gradient(data, order + first, count, alpha, rule.dropout_key(rule.t + 1), penalty, gradient.data());
-      clip_norm(gradient, rule.clip_norm);
+      if (rule.clip_norm < infinity) clip_norm(gradient, rule.clip_norm);
       apply(gradient.data(), rule);
     }
     result.add(loss, penalty, count);

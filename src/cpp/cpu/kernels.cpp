@@ -106,7 +106,8 @@ template <class T> double finish_gradient(T alpha, T scale, T* G, const UpdateTi
 }
 
 template <class T> double update(int number, const UpdateRule<T>& rule, const T* G, const UpdateTile<T>& t) {
-  double squares = 0; // inlined: tiles are so small that a call more for each would be noticed
+  double squares = 0;
+  // Inlined: tiles are so small that one more call for each would be noticed.
   Optimizers::visit(number, [&](auto entry) __attribute__((always_inline)) {
     using Entry = decltype(entry);
     static_assert(std::size(Entry::slots) < std::size(UpdateTile<T>{}.slots), "there is no room for so many slots");
