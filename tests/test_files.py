@@ -301,7 +301,7 @@ def test_broken_items_of_a_dict(items):
     ("changed", "message"),
     [
         ({"hidden_layer_sizes": range(1, 3)}, r"hidden_layer_sizes=range\(1, 3\) cannot be saved; allowed are None"),
-        ({"loss_parameters": {(1, 2): 3}}, r"loss_parameters=\{\(1, 2\): 3\} cannot be saved; .* dicts of them"),
+        ({"hidden_layer_sizes": {(1, 2): 3}}, r"hidden_layer_sizes=\{\(1, 2\): 3\} cannot be saved; .*dicts of them"),
         ({"random_state": np.random.RandomState(np.random.PCG64(0))}, "allowed are integers, None and MT19937"),
     ],
 )

@@ -309,7 +309,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         self.n_outputs_ = y.shape[1]
         return X, y
 
-    def _weights_by_class(self, y: NDArray[Any], incremental: bool) -> NDArray[Any] | None:
+    def _weights_by_class(self, y: NDArray[Any], sample_weight: Any, incremental: bool) -> NDArray[Any] | None:
         if self.class_weight is None:
             return None
         if incremental and self.class_weight == "balanced":
@@ -327,7 +327,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             weights: NDArray[Any] = compute_sample_weight(self.class_weight, y)
             return weights
         numbers = y.ravel().astype(np.intp)
-        by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_[numbers])
+        if self.class_weight == "balanced":  # a weight counts like repeats, also here
+            counts = np.bincount(numbers, sample_weight, len(self.classes_))
+            by_class = counts.sum() / (len(counts) * np.where(counts > 0, counts, np.inf))
+        else:
+            by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_[numbers])
         return np.asarray(by_class[numbers])
 
     def _check_classes(self, classes: NDArray[Any]) -> None:

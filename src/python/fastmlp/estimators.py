@@ -172,11 +172,12 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
         loss_numbers(self.loss, self.loss_parameters)  # refuses what the loss does not know, before all work
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._validate_fit(X, y, incremental, reset=first_pass)
-        class_weights = self._weights_by_class(y, incremental)
-        if class_weights is not None:
-            sample_weight = class_weights * _check_sample_weight(sample_weight, X)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X)
+        class_weights = self._weights_by_class(y, sample_weight, incremental)
+        if class_weights is not None:
+            sample_weight = class_weights if sample_weight is None else class_weights * sample_weight
+        if sample_weight is not None:
             if not sample_weight.any():  # scikit-learn before 1.9 lets it pass
                 raise ValueError("Sample weights must contain at least one non-zero number.")
             if sample_weight.sum() == 0:
@@ -215,7 +216,7 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
     def _first_output_activation(self) -> str:
         """Name of the output activation of a new network."""
 
-    def _weights_by_class(self, y: NDArray[Any], incremental: bool) -> NDArray[Any] | None:
+    def _weights_by_class(self, y: NDArray[Any], sample_weight: Any, incremental: bool) -> NDArray[Any] | None:
         """Weights of samples that follow from their checked targets, if any."""
         return None
 
