@@ -42,6 +42,7 @@ PYTHON_ROOMS = [
     "predictor",
     "files",
     "_saving",
+    "_features",
     "estimators",
     "classifier",
     "regressor",
