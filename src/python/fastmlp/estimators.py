@@ -125,7 +125,7 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         weight_decay: float = 0.01,
         rho: float = 0.99,
     ) -> None:
-        vars(self).update({name: value for name, value in locals().items() if name != "self"})
+        self.__dict__.update({name: value for name, value in locals().items() if name != "self"})
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
