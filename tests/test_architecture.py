@@ -43,6 +43,7 @@ PYTHON_ROOMS = [
     "predictor",
     "files",
     "_saving",
+    "_features",
     "estimators",
     "classifier",
     "regressor",

@@ -1,5 +1,7 @@
 """scikit-learn's common checks of estimators: nothing may fail that its own perceptrons pass."""
 
+from dataclasses import replace
+
 import pytest
 from sklearn import neural_network
 from sklearn.base import clone
@@ -15,6 +17,7 @@ from fastmlp import MLPClassifier, MLPRegressor
 
 MODELS = {MLPClassifier: neural_network.MLPClassifier, MLPRegressor: neural_network.MLPRegressor}
 # Beside the settings in which scikit-learn checks its own classes: what is ours alone, and what changes the solver.
+NOT_OF_TRANSFORMERS = "check_non_transformer_estimators_n_iter"  # its counterpart is check_transformer_n_iter
 SETTINGS = [{}, {"n_jobs": 2}, {"activation": "gelu"}, {"solver": "lbfgs", "max_iter": 30}]
 
 
@@ -40,10 +43,14 @@ def test_check(estimator, check):
 
 @pytest.mark.parametrize(("model", "theirs"), MODELS.items(), ids=lambda model: model.__module__)
 def test_as_many_checks_as_for_scikit_learn(model, theirs):
-    """The same tags, so the same checks; and scikit-learn expects none of them to fail either."""
-    assert get_tags(model()) == get_tags(theirs())
+    """All of its tags and checks, and those of a transformer; scikit-learn expects none of them to fail either."""
+    tags = get_tags(model())
+    assert tags.transformer_tags.preserves_dtype == ["float64", "float32"]
+    assert replace(tags, transformer_tags=None) == get_tags(theirs())
     checks = {name_of(check) for _, check in estimator_checks_generator(model())}
-    expected = {name_of(check) for _, check in estimator_checks_generator(theirs())}
-    assert checks == expected | OF_OUR_PARAMETERS[model]
+    more = checks - {name_of(check) for _, check in estimator_checks_generator(theirs())}
+    assert checks >= {name_of(check) for _, check in estimator_checks_generator(theirs())} - {NOT_OF_TRANSFORMERS}
+    assert more >= {"check_transformer_general", "check_transformer_preserve_dtypes", "check_transformers_unfitted"}
+    assert more >= OF_OUR_PARAMETERS[model]
     assert len(checks) >= 50
     assert not PER_ESTIMATOR_XFAIL_CHECKS.get(theirs)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import _core
 from fastmlp._engine import make_engine, network_of, predict_plain
+from fastmlp._features import HiddenFeatures
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters, initialization_rules
 from fastmlp._losses import LossParameters, loss_numbers, loss_with_link
 from fastmlp._parameters import FlatParameters, array_shapes, float_dtype
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 SPARSE_FORMATS = ["csr", "csc"]
 
 
-class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """A multilayer perceptron behind scikit-learn's interface; the parameters are described in the subclasses."""
 
     _score_name: ClassVar[str]
@@ -267,11 +268,17 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
             outputs = predict_plain(network, flat, X, self.n_jobs, assume_finite=get_config()["assume_finite"])
             if outputs is not None:  # X is what the validation would return unchanged
                 return outputs
+        return self._layer(X, len(sizes) - 1)
+
+    def _layer(self, X: Any, layer: int) -> FloatArray:
+        """Return a layer (n_samples, n_units) of a fitted network; 0 is the input. As ``_outputs``, for any X."""
+        flat, sizes = self._parameters()
         X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
         if sizes[0] != X.shape[1]:
             raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
         dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
-        return make_engine(network, dtype, self.n_jobs).predict(core_array(flat, dtype), core_matrix(X, dtype))
+        engine = make_engine(self._network(sizes), dtype, self.n_jobs)
+        return engine.predict(core_array(flat, dtype), core_matrix(X, dtype), layer)
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
 
@@ -287,6 +294,7 @@ class BaseMLP(Solvers, Saving, FlatParameters, BaseEstimator, ABC):  # type: ign
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = [self.dtype] if self.dtype else ["float64", "float32"]
         return tags
 
 
