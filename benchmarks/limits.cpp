@@ -81,10 +81,9 @@ void measure_in_cache(const StepInParts& step, Found& found) {
     if (l == 0) continue;
     add(backward, backward, [&] { return cache.product(true, n_out, n_in, n_panels, network.activations[l - 1]); });
   }
-  step.for_each_tile([&](std::size_t, const Tile& tile) {
-    if (tile.is_bias()) return;
-    const int n_columns = std::min(step.R, network.sizes[tile.layer] - tile.column);
-    add(step.name("gradient", tile.layer), std::to_string(tile.n) + "x" + std::to_string(n_columns),
+  step.for_each_matrix_tile([&](int layer, const Tile& tile) {
+    const int n_columns = std::min(step.R, network.sizes[layer] - tile.column);
+    add(step.name("gradient", layer), std::to_string(tile.n) + "x" + std::to_string(n_columns),
         [&] { return cache.gradient(tile.n, n_columns, step.batch_size); });
   });
   for (const auto& [part, seconds] : sums) found[part].push_back(seconds);
@@ -93,13 +92,12 @@ void measure_in_cache(const StepInParts& step, Found& found) {
 // Adam's arithmetic for one weight, in registers only: a root and a division, and little else.
 double adam_seconds() {
   constexpr int rounds = 64, n_vectors = 2;
-  T c[max_coefficients];
-  step_coefficients(adam(), 1000, c);
+  const Step<T> step(adam(), 1000);
   V w[n_vectors] = {}, slots[n_vectors][2] = {};
   const auto update = [&] {
     for (int i = 0; i < rounds; ++i) {
       FASTMLP_UNROLL
-      for (int j = 0; j < n_vectors; ++j) Adam::update(w[j], splat<V>(T(0.1)), slots[j], c);
+      for (int j = 0; j < n_vectors; ++j) Adam::update(w[j], splat<V>(T(0.1)), slots[j], step.weights);
     }
     __asm__ volatile("" : : "m"(w), "m"(slots));
   };

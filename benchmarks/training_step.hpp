@@ -120,11 +120,9 @@ class StepInParts {
 public:
   StepInParts(const Network& network, const Data& data)
       : network(network), kernels(fastmlp::kernels<T>()), R(kernels.rows), batch_size(data.batch_size),
-        state(network, data), propagation(network, kernels), tiles(network, propagation),
+        state(network, data), propagation(network, kernels), tiles(propagation),
         space(network, propagation.layers, R, batch_size, false, true) {
-    for (int l = 0; l < network.n_layers(); ++l)
-      propagation.layers[l].read(state.parameters.data() + network.coefs[l],
-                                 state.parameters.data() + network.biases[l]);
+    propagation.read(state.parameters.data());
     tiles.lend({state.m.data(), state.v.data()});
     tiles.plan(batch_size);
     const std::size_t size = std::max(kernels.scratch_size(panels_per_block, network.sizes[1]), tiles.gradient_size());
@@ -161,9 +159,11 @@ public:
   std::string name(const char* what, int layer) const {
     return what + (" " + std::to_string(network.sizes[layer])) + "-" + std::to_string(network.sizes[layer + 1]);
   }
-  template <class F> void for_each_tile(F&& use) const {
+  template <class F> void for_each_matrix_tile(F&& use) const {
     Barrier nobody;
-    tiles.for_each_of({0, 1, nobody}, use);
+    tiles.for_each_of({0, 1, nobody}, [&](std::size_t, const Tile& tile) {
+      if (tiles.parameter_of(tile).is_matrix()) use(tiles.parameter_of(tile).layer, tile);
+    });
   }
   const Network& network;
   const Kernels<T>& kernels;
@@ -191,8 +191,7 @@ private:
       compute_deltas({rows, 0, batch_size}, p, std::min(panels_per_block, end - p), own, lap);
     team.barrier();
     lap(wait);
-    T c[max_coefficients];
-    step_coefficients(state.rule, 1000, c);
+    const Step<T> step(state.rule, 1000);
     const std::int64_t n_tiles = std::int64_t(tiles.first(team, 1) - tiles.first(team)),
                        last = std::min(end * R, batch_size);
     std::int64_t row = part(n_panels, team) * R;
@@ -204,37 +203,39 @@ private:
           __builtin_prefetch(state.data.X.data() + next[row] * network.n_inputs() + column, 0, 2);
       lap(ahead);
       tiles.gradient(space, batch_size, tile, own);
-      lap(tile.is_bias() ? bias : gradient[tile.layer]);
-      tiles.update(at, state.rule.optimizer, c, 1e-4, 1.0 / batch_size, own);
-      lap(tile.is_bias() ? bias : update[tile.layer]);
+      const Parameter<T>& parameter = tiles.parameter_of(tile);
+      lap(parameter.is_matrix() ? gradient[parameter.layer] : bias);
+      tiles.update(at, step, 1e-4, 1.0 / batch_size, own);
+      lap(parameter.is_matrix() ? update[parameter.layer] : bias);
     });
     team.barrier();
     lap(wait);
   }
 
   void compute_deltas(const RowRange& rows, int first, int count, T* own, Laps& lap) {
-    const int last = network.n_layers(), m = network.n_outputs(), end = first + count;
+    const int last = network.n_layers(), end = first + count;
+    const Block<T> block{first, count, own, {}};
+    const RowLoss row_loss = network.row_loss();
     for (int panel = first; panel < end; ++panel) {
       propagation.enter_targets(space, state.data.set, rows, panel);
       lap(loss);
-      propagation.enter(space, state.data.set.X, rows, panel, panel, own);
+      propagation.enter(space, state.data.set.X, rows, panel, panel, block);
       lap(gather);
     }
     for (int l = 0; l < last; ++l) {
-      propagation.forward(space, l, first, count, own);
+      propagation.forward(space, l, block);
       lap(forward[l]);
       if (l + 1 == last) break;
-      for (int panel = first; panel < end; ++panel)
-        kernels.panel_to_columns(space.panels[l + 1] + panel * space.panel_stride[l + 1], network.sizes[l + 1],
-                                 space.columns[l + 1] + std::ptrdiff_t(panel) * R * R, space.column_stride);
+      propagation.to_columns(space, space.panels[l + 1], l + 1, block, space.columns[l + 1]);
       lap(columns);
     }
     for (int panel = first; panel < end; ++panel)
-      kernels.loss(network.loss, space.panels[last] + panel * space.panel_stride[last],
-                   space.targets.data() + std::ptrdiff_t(panel) * m * R, space.weights.data() + panel * R, m);
+      kernels.loss(row_loss, propagation.panel_of(space, last, panel),
+                   space.targets.data() + std::ptrdiff_t(panel) * row_loss.n_targets * R,
+                   space.weights.data() + panel * R);
     lap(loss);
     for (int l = last - 1; l > 0; --l) {
-      propagation.backward(space, l, first, count, own);
+      propagation.backward(space, l, block);
       lap(backward[l]);
     }
   }
