@@ -80,7 +80,7 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize(("schedule", "points"), POINTS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("schedule", "points"), POINTS)
 def test_values(schedule, points):
     for step, factor in points.items():
         assert schedule(step, 100) == pytest.approx(factor, rel=1e-12, abs=1e-15), step
