@@ -56,19 +56,23 @@ template <class T> struct Step {
   // The average begins with the weights after the first step.
   Step(const Rule& rule, long long t)
       : optimizer(rule.optimizer), clip_value(T(rule.clip_value)), ema_decay(T(t == 1 ? 0 : rule.ema_decay)) {
-    prepare(rule, t, true, weights);
-    prepare(rule, t, false, others);
+    prepare(rule, t, rule.hyperparameters, weights);
+    std::copy_n(weights, max_coefficients, others);
+    Optimizers::visit(rule.optimizer, [&](auto entry) {
+      for (std::size_t i = 0; i < std::size(entry.hyperparameters); ++i)
+        if (entry.hyperparameters[i].name == std::string_view("weight_decay")) {
+          std::vector<double> without = rule.hyperparameters;
+          without[i] = 0;
+          prepare(rule, t, without, others);
+        }
+    });
   }
 
 private:
-  static void prepare(const Rule& rule, long long t, bool decays, T* c) {
+  static void prepare(const Rule& rule, long long t, const std::vector<double>& hyperparameters, T* c) {
     double wide[max_coefficients] = {};
-    Optimizers::visit(rule.optimizer, [&](auto entry) {
-      std::vector<double> h = rule.hyperparameters;
-      for (std::size_t i = 0; i < h.size(); ++i)
-        if (!decays && entry.hyperparameters[i].name == std::string_view("weight_decay")) h[i] = 0;
-      entry.prepare(h.data(), rule.rate(t), t, wide);
-    });
+    Optimizers::visit(rule.optimizer,
+                      [&](auto entry) { entry.prepare(hyperparameters.data(), rule.rate(t), t, wide); });
     for (int i = 0; i < max_coefficients; ++i) c[i] = T(wide[i]);
   }
 };
