@@ -110,7 +110,7 @@ public:
           const Hooks& hooks)
       : engine(engine), network(network), data(data), split(split), random(random), hooks(hooks) {
     Losses::visit(network.loss.number,
-                  [&](auto loss) { loss_share = loss.mean_over_outputs ? network.n_outputs() : 1; });
+                  [&](auto loss) { loss_share = loss.mean_over_outputs && !data.loss ? network.n_outputs() : 1; });
   }
 
   // Trains in the engine; with a validation split, `best` receives the parameters of the best score. Where weights are

@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
-from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_with_link
+from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_and_activation
 from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
 
 if TYPE_CHECKING:
@@ -196,9 +196,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """
 
     _score_name = "accuracy"
+    _default_loss = CLASS_LOSSES[0]
     _parameter_constraints: ClassVar = {
         **BaseMLP._parameter_constraints,
-        "loss": [StrOptions(set(CLASS_LOSSES))],
+        "loss": [StrOptions(set(CLASS_LOSSES)), callable],
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
 
@@ -347,8 +348,15 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             )
 
     def _first_output_activation(self) -> str:
-        multiclass = self._label_binarizer.y_type_ == "multiclass"
-        return OUTPUT_ACTIVATIONS[self.loss if multiclass else loss_with_link(self.loss, "logistic")]
+        kind = self._label_binarizer.y_type_
+        loss = self.loss if isinstance(self.loss, str) else self._default_loss
+        link = OUTPUT_ACTIVATIONS[loss if kind == "multiclass" else loss_and_activation(loss, "logistic")[0]]
+        if self.output_activation not in (None, link):
+            raise ValueError(
+                f"the outputs of a classifier are probabilities: for {kind} targets output_activation must be None or "
+                f"{link!r}, got {self.output_activation!r}"
+            )
+        return link
 
     def _stratify(self, y: NDArray[Any]) -> NDArray[Any] | None:
         return y.astype(bool) if self.n_outputs_ == 1 else None

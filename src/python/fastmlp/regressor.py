@@ -17,11 +17,13 @@ from fastmlp import _core
 from fastmlp._initialization import DEFAULT, Rule
 from fastmlp._losses import (
     NUMBER_LOSSES,
-    OUTPUT_ACTIVATIONS,
+    OPEN_LOSSES,
     VARIANCE_LOSSES,
+    CustomLoss,
     LossParameters,
     central_values,
     loss_numbers,
+    number_output,
     predicted_values,
     standard_deviations,
 )
@@ -223,11 +225,15 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     """
 
     _score_name = "r2"
-    _parameter_constraints: ClassVar = {**BaseMLP._parameter_constraints, "loss": [StrOptions(set(NUMBER_LOSSES))]}
+    _default_loss = OPEN_LOSSES[0]
+    _parameter_constraints: ClassVar = {
+        **BaseMLP._parameter_constraints,
+        "loss": [StrOptions(set(NUMBER_LOSSES)), callable],
+    }
 
     def __init__(
         self,
-        loss: str = "squared_error",
+        loss: str | CustomLoss = "squared_error",
         hidden_layer_sizes: int | str | Sequence[int] = (100,),
         activation: str | Sequence[str] = "relu",
         *,
@@ -265,6 +271,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         clip_norm: float | None = None,
         clip_value: float | None = None,
         ema_decay: float | None = None,
+        output_activation: str | None = None,
     ) -> None:
         super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 
@@ -364,8 +371,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             y = column_or_1d(y, warn=True)
         if y.ndim == 1:
             y = y.reshape(-1, 1)
-        self.n_outputs_ = y.shape[1] * _core.loss_outputs(self.loss, loss_numbers(self.loss, self.loss_parameters))[0]
+        self.n_outputs_ = y.shape[1]
+        if isinstance(self.loss, str):
+            self.n_outputs_ *= _core.loss_outputs(self.loss, loss_numbers(self.loss, self.loss_parameters))[0]
         return X, y
 
     def _first_output_activation(self) -> str:
-        return OUTPUT_ACTIVATIONS[self.loss]
+        return number_output(self.loss, self.output_activation)
