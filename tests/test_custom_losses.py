@@ -113,7 +113,7 @@ def test_another_loss_may_take_over():
 def test_gradient_is_the_central_difference(loss, n, instruction_set):
     net, parameters, rows, y, weights = problem(n, (3, 4, 2), "tanh", "squared_error")
     engine, h = _core.Engine(_core.Network(*net), "float64", 1, loss=loss), 1e-5
-    value, penalty, gradient = engine.loss_and_gradient(parameters, rows, y, weights, 0.5)
+    value, _, gradient = engine.loss_and_gradient(parameters, rows, y, weights, 0.5)
     outputs = _core.Engine(_core.Network(*net), "float64").predict(parameters, rows)
     assert value == pytest.approx(float(loss(y, outputs, weights)[0]), rel=1e-12)
     difference = np.empty_like(parameters)
