@@ -15,11 +15,6 @@ from test_trainer import generator, new_slots, options
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, _core, lr_find
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations"),
-    pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
-]
-
 RANDOM = np.random.RandomState(0)
 X = RANDOM.randn(150, 5)
 WEIGHTS = RANDOM.rand(150) + 0.1
@@ -396,6 +391,14 @@ def test_divergence_is_told_as_of_other_losses():
         model = MLPRegressor(squared, **settings, early_stopping=True).fit(X, NUMBERS)
     assert np.isfinite(model.predict(X)).all()
     assert 1e-4 < lr_find(MLPRegressor(squared, (8,), random_state=0), X, NUMBERS).suggestion < 1
+
+
+def test_blas_refuses_it_by_name(monkeypatch):
+    monkeypatch.setenv("FASTMLP_BLAS", "on")
+    with pytest.raises(ValueError, match="FASTMLP_BLAS=on knows no custom loss; use 'auto' or 'off'"):
+        MLPRegressor(squared, **FAST).fit(X, NUMBERS)
+    with pytest.raises(ValueError, match="no output activation but the loss's own"):
+        MLPRegressor(**FAST, output_activation="tanh").fit(X, NUMBERS)
 
 
 def test_hyperparameters_are_its_own():

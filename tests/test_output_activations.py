@@ -20,8 +20,6 @@ from fastmlp.export import to_c, to_onnx
 from fastmlp.export._model import read_model
 from fastmlp.predictor import Predictor
 
-pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
-
 FUNCTIONS = {**reference.ACTIVATIONS, "exp": lambda z: (np.exp(z), np.exp(z))}
 OUTPUTS = list(_core.output_activations())
 RANDOM = np.random.RandomState(0)
@@ -127,7 +125,6 @@ CHANGES = [{}, {"solver": "lbfgs"}, {"normalization": "batch_norm", "residual": 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 @pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")
 def test_a_custom_loss_sees_the_activated_outputs(output, change):
     settings = FAST | {"output_activation": output} | change
 
@@ -206,9 +203,15 @@ def test_a_fitted_network_keeps_its_own():
     model = MLPRegressor(**FAST, output_activation="softplus", warm_start=True).fit(X, Y)
     model.set_params(output_activation=None).fit(X, Y)
     assert model.out_activation_ == "softplus"
-    with pytest.raises(ValueError, match="output_activation must be None or 'softplus', got 'tanh'"):
+    with pytest.raises(ValueError, match="'softplus': output_activation must be None or that, got 'tanh'"):
         model.set_params(output_activation="tanh").fit(X, Y)
-    assert model.set_params(warm_start=False).fit(X, Y).out_activation_ == "tanh"
+    with pytest.raises(ValueError, match="'softplus', which loss='poisson' does not have: fit anew"):
+        model.set_params(output_activation=None, loss="poisson").fit(X, Y)
+    with pytest.raises(ValueError, match="'softplus', which loss='poisson' does not have"):
+        model.partial_fit(X, Y)
+    model.set_params(loss="huber").fit(X, Y)
+    assert model.out_activation_ == "softplus"
+    assert model.set_params(warm_start=False, loss="poisson").fit(X, Y).out_activation_ == "exp"
 
 
 # --- copies, files and exports ---------------------------------------------------------------------------------------

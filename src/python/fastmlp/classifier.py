@@ -89,10 +89,12 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
     dtype : {"float32", "float64"} or None, default=None
         Numbers in which to compute. None follows the data as scikit-learn does: float32 stays, all else is float64.
-    loss : {"log_loss", "focal"}, default="log_loss"
+    loss : {"log_loss", "focal"} or callable, default="log_loss"
         ``log_loss``: with ``label_smoothing`` (default 0) so much of each label's certainty is spread over all classes
         evenly. ``focal``: log loss times ``(1 - p) ** gamma`` (default 2), where p is the probability of the true
-        class: what is learned well already counts less.
+        class: what is learned well already counts less. Or a function ``(y, output, sample_weight) -> (loss,
+        gradient)`` as in ``MLPRegressor``: y is 0 or 1, one column for each class (a single one if there are two) or
+        label; outputs are scores before the softmax or logistic function; ``class_weight`` is in ``sample_weight``.
     loss_parameters : dict or None, default=None
         Hyper-parameters of the loss by name, as above; defaults where there is none. An unknown name is answered by all
         valid ones.
@@ -123,6 +125,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Decay rate of an exponential moving average of the parameters after each step. The average is what predicts, and
         what early stopping validates, ``coefs_`` and ``intercepts_``; training goes on from the parameters themselves.
         Not used by "lbfgs".
+    output_activation : {"softmax", "logistic"} or None, default=None
+        None or that of the targets: "softmax" for three or more classes, else "logistic".
     class_weight : dict, list of dict, "balanced" or None, default=None
         Weight of each class, which multiplies ``sample_weight``: a dict from labels to weights (1 for classes that are
         not in it); a list of such dicts, one for each label, for multilabel targets; or "balanced" for

@@ -197,11 +197,8 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
             self.out_activation_ = self._first_output_activation()
-        elif self.output_activation not in (None, self.out_activation_):
-            raise ValueError(
-                f"a fitted network keeps its output activation: output_activation must be None or "
-                f"{self.out_activation_!r}, got {self.output_activation!r}"
-            )
+        else:
+            self._refuse_other_output_activation()
         network = self._network(sizes)  # refuses sizes that no machine can hold
         if first_pass:
             self._initialize(network, X.dtype)
@@ -231,6 +228,14 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
     @abstractmethod
     def _first_output_activation(self) -> str:
         """Name of the output activation of a new network; refuses an ``output_activation`` that the loss does not."""
+
+    def _refuse_other_output_activation(self) -> None:
+        """Raise if training cannot go on with the output activation that the network has."""
+        kept = f"a fitted network keeps its output activation {self.out_activation_!r}"
+        if self.output_activation not in (None, self.out_activation_):
+            raise ValueError(f"{kept}: output_activation must be None or that, got {self.output_activation!r}")
+        if isinstance(self.loss, str) and self._core_loss() not in (self.loss, f"binary_{self.loss}"):
+            raise ValueError(f"{kept}, which loss={self.loss!r} does not have: fit anew with warm_start=False")
 
     def _weights_by_class(self, y: NDArray[Any], sample_weight: Any, incremental: bool) -> NDArray[Any] | None:
         """Weights of samples that follow from their checked targets, if any."""

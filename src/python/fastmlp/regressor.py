@@ -43,7 +43,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
     Parameters
     ----------
-    loss : str, default="squared_error"
+    loss : str or callable, default="squared_error"
         Distances, with the outputs as they are; ``loss_`` reports their mean over targets:
 
         - ``squared_error``: half of it; it learns the mean.
@@ -61,6 +61,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
           which is ``poisson``, over 2, which is ``gamma``, to 3 (inverse Gaussian).
         - ``gaussian_nll``: of a normal distribution whose mean and variance are both learned; ``eps`` (default 1e-6) is
           the least variance.
+
+        Or a function ``(y, output, sample_weight) -> (loss, gradient)``, asked once for each batch. From targets and
+        predictions of shape (n, n_targets), and weights of shape (n,) or None, it computes the mean loss, which
+        ``loss_`` reports, and its derivatives with respect to the predictions, of their shape.
     hidden_layer_sizes : int, array-like of int or str, default=(100,)
         Units of each hidden layer; ``()`` for none, "256x3" for three of 256.
     activation : str or list of str, default="relu"
@@ -151,6 +155,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Decay rate of an exponential moving average of the parameters after each step. The average is what predicts, and
         what early stopping validates, ``coefs_`` and ``intercepts_``; training goes on from the parameters themselves.
         Not used by "lbfgs".
+    output_activation : str or None, default=None
+        Activation of the outputs before the loss, such as "softplus" or "exp" (above 0), "logistic" (between 0 and 1),
+        or any of the hidden layers'; for "squared_error", "absolute_error", "huber", "log_cosh" and functions. None is
+        "identity" for these; the other losses have their own.
 
     Attributes
     ----------
@@ -207,6 +215,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
 
     Examples
     --------
+    >>> import numpy as np
     >>> from fastmlp import MLPRegressor
     >>> from sklearn.datasets import make_regression
     >>> X, y = make_regression(n_samples=200, n_features=20, random_state=1)
@@ -222,6 +231,16 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     >>> regressor = MLPRegressor("quantile", loss_parameters=levels, random_state=1, max_iter=50, tol=1.0).fit(X, y)
     >>> regressor.predict(X[:2]).shape
     (2, 3)
+
+    A loss of your own, for which too much is three times as bad as too little:
+
+    >>> def lopsided(y, output, sample_weight):
+    ...     excess = output - y
+    ...     gradient = np.where(excess > 0, 3, 1) * excess / len(y)
+    ...     return (gradient * excess).sum() / 2, gradient
+    >>> regressor = MLPRegressor(lopsided, solver="lbfgs", tol=1.0, random_state=1).fit(X, y)
+    >>> regressor.score(X, y) > 0.99
+    True
     """
 
     _score_name = "r2"
