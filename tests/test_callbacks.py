@@ -45,7 +45,7 @@ class Recorder(Callback):
         self.record.append(("end", run.n_iter))
 
 
-# --- what a callback sees and does ----------------------------------------------------------------------------------------
+# --- what a callback sees and does -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_progress_bar():
     assert "val_loss=" in text.getvalue()
 
 
-# --- time -----------------------------------------------------------------------------------------------------------------
+# --- time ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("callbacks", [None, [lambda run: None]], ids=["", "epoch by epoch"])
@@ -161,7 +161,7 @@ def test_max_time(max_time, callbacks):
     assert np.isfinite(model.predict_proba(X)).all()
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------------
+# --- checkpoints -----------------------------------------------------------------------------------------------------
 
 RESUMED = {
     "adam": {},
@@ -263,7 +263,7 @@ def test_killed_at_random_moments(tmp_path):
     same(model.fit(numbers_X, numbers_y), whole)
 
 
-# --- scikit-learn's own -----------------------------------------------------------------------------------------------------
+# --- scikit-learn's own ----------------------------------------------------------------------------------------------
 
 
 def test_scikit_learn_callbacks():

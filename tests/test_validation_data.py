@@ -38,7 +38,7 @@ def same(model, other):
         np.testing.assert_array_equal(array, expected)
 
 
-# --- data of its own ----------------------------------------------------------------------------------------------------
+# --- data of its own -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -143,7 +143,7 @@ def test_lbfgs_refuses_to_watch():
         MLPClassifier(**SETTINGS, solver="lbfgs").fit(X_train, y_train, X_val=X_val, y_val=y_val)
 
 
-# --- splitters ----------------------------------------------------------------------------------------------------------
+# --- splitters -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("splitter", [KFold(4), TimeSeriesSplit(3), [(np.arange(100), np.arange(100, 150))]])
@@ -189,7 +189,7 @@ def test_bad_splits(fraction, given, message):
         model.fit(X, names, **given)
 
 
-# --- metrics ------------------------------------------------------------------------------------------------------------
+# --- metrics ---------------------------------------------------------------------------------------------------------
 
 METRICS = {
     "loss": lambda model: -log_loss(y_val, model.predict_proba(X_val)),
@@ -259,7 +259,7 @@ def test_bad_metrics(metric, error, message):
         model.fit(X_train, y_train, X_val=X_val, y_val=y_val)
 
 
-# --- history ------------------------------------------------------------------------------------------------------------
+# --- history ---------------------------------------------------------------------------------------------------------
 
 
 def test_history_of_several_calls():
@@ -286,7 +286,7 @@ def test_there_is_no_history_before_fit():
     assert not hasattr(MLPClassifier(), "best_iteration_")
 
 
-# --- divergence ---------------------------------------------------------------------------------------------------------
+# --- divergence ------------------------------------------------------------------------------------------------------
 
 DIVERGING = {**SETTINGS, "solver": "sgd", "batch_size": 50, "dtype": "float32"}
 
@@ -325,7 +325,7 @@ def test_back_off_changes_nothing_without_need():
     same(MLPClassifier(**SETTINGS, early_stopping=True, on_divergence="back_off").fit(X, names), plain)
 
 
-# --- inside scikit-learn ------------------------------------------------------------------------------------------------
+# --- inside scikit-learn ---------------------------------------------------------------------------------------------
 
 
 def test_early_stopping_inside_a_search_and_its_like():
