@@ -44,6 +44,8 @@ PYTHON_ROOMS = [
     "files",
     "_saving",
     "_features",
+    "_calibration",
+    "_calibrated",
     "estimators",
     "classifier",
     "regressor",
