@@ -51,6 +51,7 @@ PYTHON_ROOMS = [
     "regressor",
     "_lr_find",
     "network",
+    "plot",
     "__init__",
     "export",
     "_config",
