@@ -35,6 +35,7 @@ PYTHON_ROOMS = [
     "_losses",
     "_engine",
     "_parameters",
+    "_display",
     "_initialization",
     "_training",
     "schedules",
