@@ -8,10 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_array
 from scipy.special import expit, log_expit, log_softmax, logit
 from sklearn.base import clone
 from sklearn.datasets import make_classification, make_multilabel_classification
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 from sklearn.metrics import log_loss
 
 from fastmlp import MLPClassifier, MLPRegressor, _calibrated, load
@@ -158,6 +159,26 @@ def test_the_same_bits_for_any_number_of_threads():
     models = [fitted(n_jobs=n_jobs).calibrate(X[HELD_OUT], y[HELD_OUT]) for n_jobs in (1, 3)]
     assert weights(models[0]) == weights(models[1])
     assert models[0].conformity_scores_.tobytes() == models[1].conformity_scores_.tobytes()
+
+
+def test_rows_of_every_kind():
+    """Data frames, sparse matrices and lists; labels in a column, and sparse ones."""
+    pandas = pytest.importorskip("pandas", reason="data frames need pandas")
+    wanted = fitted().calibrate(X[HELD_OUT], y[HELD_OUT])
+    frame = pandas.DataFrame(X, columns=list("abcdef"))
+    named = MLPClassifier(**QUICK).fit(frame[TRAIN], y[TRAIN]).calibrate(frame[HELD_OUT], pandas.Series(y)[HELD_OUT])
+    others = [
+        fitted().calibrate(csr_array(X[HELD_OUT]), y[HELD_OUT]),
+        fitted().calibrate(X[HELD_OUT].tolist(), y[HELD_OUT].tolist()),
+    ]
+    for model in (named, *others):
+        assert model.temperature_ == pytest.approx(wanted.temperature_, rel=1e-9)
+    np.testing.assert_array_equal(named.predict_set(frame), wanted.predict_set(X))
+    with pytest.warns(DataConversionWarning):
+        fitted().calibrate(X[HELD_OUT], y[HELD_OUT, np.newaxis])
+    rows, labels = KINDS["multilabel"]
+    sparse = fitted("multilabel").calibrate(rows[HELD_OUT], csr_array(labels[HELD_OUT]))
+    assert sparse.temperature_ == fitted("multilabel").calibrate(rows[HELD_OUT], labels[HELD_OUT]).temperature_
 
 
 def test_arrays_of_others_are_not_changed():
@@ -449,10 +470,9 @@ def test_wrong_calls_of_classifiers():
         model.calibrate(X, y[:-1])
     with pytest.raises(ValueError, match="X has 5 features, but MLPClassifier is expecting 6"):
         model.calibrate(X[:, :5], y)
-    with pytest.raises(ValueError, match="at least one non-zero number"):
-        model.calibrate(X, y, np.zeros(900))
-    with pytest.raises(ValueError, match="Negative values"):
-        model.calibrate(X, y, -np.ones(900))
+    for weights_of_rows in (np.zeros(900), -np.ones(900)):
+        with pytest.raises(ValueError, match=r"at least one non-zero number|must hold numbers of 0 or more"):
+            model.calibrate(X, y, weights_of_rows)
     with pytest.raises(ValueError, match="Input X contains NaN"):
         model.calibrate(X * np.nan, y)
     assert weights(model) == before

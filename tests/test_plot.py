@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,20 +124,18 @@ def test_weights_of_zero():
     assert set(lines_of(plot.network(net))[0][1]) == {0.2}
 
 
-@pytest.mark.parametrize("draw", [plot.network, plot.history])
-def test_where_it_draws(draw):
-    model = MLPClassifier((2,), **QUICK).fit(IRIS.data, IRIS.target)
-    model.history_ = {"loss": np.array(model.loss_curve_)}
+def trained(best=None, **history):
+    """What ``plot.history`` looks at."""
+    curves = {name: np.asarray(values, np.float64) for name, values in history.items()}
+    return SimpleNamespace(history_=curves, best_iteration_=best)
+
+
+@pytest.mark.parametrize(("draw", "model"), [(plot.network, Network([2, 1])), (plot.history, trained(loss=[2, 1]))])
+def test_where_it_draws(draw, model):
     ax = pyplot.subplots()[1]
     assert draw(model, ax) is ax
     assert draw(model, ax=ax) is ax
     assert draw(model).figure is not ax.figure
-
-
-def trained(**history):
-    model = MLPClassifier()
-    model.history_ = {name: np.asarray(values, np.float64) for name, values in history.items()}
-    return model
 
 
 def test_losses_alone():
@@ -163,6 +162,13 @@ def test_losses_and_metrics():
     assert plot.history(model, axes) is axes
     with pytest.raises(ValueError, match="ax must be 2 Axes for loss, learning_rate, val_loss, val_accuracy; got 1"):
         plot.history(model, axes[0])
+
+
+@pytest.mark.parametrize("best", [1, 3])
+def test_the_epoch_that_was_kept(best):
+    for panel in plot.history(trained(best, loss=[3, 2, 1], val_accuracy=[0.5, 0.6, 0.7])):
+        assert panel.get_lines()[-1].get_xdata()[0] == best
+        assert texts(panel) == ([f"best: {best}"] if panel.get_ylabel() == "training loss" else [])
 
 
 def test_what_cannot_be_drawn():

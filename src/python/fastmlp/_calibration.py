@@ -42,9 +42,9 @@ def fit_temperature(logits: NDArray[Any], y: NDArray[Any], sample_weight: Any = 
     from scipy.special import expit, softmax
 
     z = np.asarray(logits, np.float64)
-    weights = _check_sample_weight(sample_weight, z, dtype=np.float64, ensure_non_negative=True)
-    if not weights.any():
-        raise ValueError("Sample weights must contain at least one non-zero number.")
+    weights = _check_sample_weight(sample_weight, z, dtype=np.float64)
+    if not weights.any() or weights.min() < 0:
+        raise ValueError(f"sample_weight must hold numbers of 0 or more, and not only 0; got {sample_weight!r}")
     if y.ndim == 1:
         true, link = np.take_along_axis(z, y[:, np.newaxis], axis=1)[:, 0], softmax
     else:

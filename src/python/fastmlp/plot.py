@@ -115,7 +115,8 @@ def history(model: Any, ax: Any = None) -> Any:
     """Draw what ``history_`` tells of a training: the loss of each epoch, and what validation data said.
 
     Losses share a panel; metrics of validation data, which have other units, stand in a second one below. Losses are
-    on a logarithmic scale if the largest is more than twenty times the smallest.
+    on a logarithmic scale if the largest is more than twenty times the smallest. A dashed line is at the epoch whose
+    parameters early stopping has kept.
 
     Parameters
     ----------
@@ -175,6 +176,14 @@ def history(model: Any, ax: Any = None) -> Any:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="0.92")
         panel.xaxis.get_major_locator().set_params(integer=True)
+    if (best := getattr(model, "best_iteration_", None)) is not None:
+        for panel in panels:
+            panel.axvline(best, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+        aside, align = (3, "left") if best < 0.7 * len(records["loss"]) else (-3, "right")
+        panels[0].annotate(
+            f"best: {best}", (best, 1), (aside, -3), xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha=align, va="top", color=MUTED, fontsize=9,
+        )  # fmt: skip
     panels[-1].set_xlabel("epoch")
     return ax
 
