@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fastmlp.files import Header, Tensors
 
-_NUMBERS = ["n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_", "_no_improvement_count"]
+_NUMBERS = ["n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_", "_no_improvement_count", "temperature_"]
 _ATTRIBUTES = [*_NUMBERS, "stopped_"]
 _CURVES = ["loss_curve_", "validation_scores_"]
 # and the default of each, for files that were written before it was known
@@ -141,6 +141,8 @@ class Saving:
         )
         header["estimator"] = _estimator_entry(model, tensors)
         header["optimizer"] = _optimizer_entry(model, tensors) if optimizer else None
+        if hasattr(model, "conformity_scores_"):
+            tensors["conformity_scores"] = model.conformity_scores_
         files.write(path, header, tensors)
 
     @classmethod
@@ -175,6 +177,8 @@ class Saving:
             model._validate_params()
             model._set_parameters(files.stored_parameters(header, tensors), array_shapes(predictor.network))
             _restore(model, predictor, saved)
+            if "conformity_scores" in tensors:
+                model.conformity_scores_ = _checked_scores(model, tensors["conformity_scores"])
             state = files.entry(header, "optimizer", dict, None)
             if state is not None:
                 _restore_optimizer(model, state, tensors)
@@ -263,6 +267,24 @@ def _restore(model: Any, predictor: Predictor, saved: Header) -> None:
         setattr(model, name, number)
     if "stopped_" in attributes:
         model.stopped_ = files.entry(attributes, "stopped_", str)
+
+
+def _checked_scores(model: Any, scores: NDArray[Any]) -> NDArray[Any]:
+    """Return what prediction sets and intervals are made with: sorted numbers, for several targets in columns."""
+    n_targets = 1
+    if hasattr(model, "classes_"):
+        if not 0 < getattr(model, "temperature_", 0) < np.inf:
+            raise ValueError("conformity_scores of a classifier need the attribute 'temperature_', a number above 0")
+    else:
+        n_targets = model.n_outputs_ // _core.loss_outputs(model._core_loss(), model._core_loss_parameters())[0]
+    shape = (len(scores),) if n_targets == 1 else (len(scores), n_targets)
+    fits = scores.dtype == np.float64 and scores.size > 0 and scores.shape == shape
+    if not fits or not (np.isfinite(scores).all() and (np.diff(scores, axis=0) >= 0).all()):
+        raise ValueError(
+            "the tensor 'conformity_scores' must hold sorted finite numbers of dtype float64 in the shape "
+            f"{'(n,)' if n_targets == 1 else f'(n, {n_targets})'}, found {scores.shape} and {scores.dtype}"
+        )
+    return scores
 
 
 def _restore_optimizer(model: Any, saved: Header, tensors: Tensors) -> None:

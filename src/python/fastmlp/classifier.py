@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
+from fastmlp._calibrated import CalibratedClassifier
 from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_with_link
 from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
+class MLPClassifier(CalibratedClassifier, ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron for classification: scikit-learn's class with a C++ core.
 
     It minimises the log loss, unless told otherwise. The outputs are softmax for three or more classes, else logistic.
@@ -187,6 +188,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         "interrupted". Not there with "lbfgs".
     best_iteration_ : int or None
         With early stopping: the epoch, from 1, whose parameters are kept.
+    temperature_ : float
+        By what the last ``calibrate`` divided the sums of the output layer.
+    conformity_scores_ : ndarray of shape (n_calibration_samples,)
+        Sorted: for each row of ``calibrate`` the probability of all classes more probable than the true one. Not there
+        for multilabel targets.
 
     See Also
     --------

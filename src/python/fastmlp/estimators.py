@@ -27,6 +27,7 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import _core
+from fastmlp._calibrated import forget_calibration
 from fastmlp._engine import make_engine, network_of, predict_plain
 from fastmlp._features import HiddenFeatures
 from fastmlp._held_out import HeldOut, UserData, metrics_by_name
@@ -248,6 +249,7 @@ class BaseMLP(
         parameters = self._own_parameters(network, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
         engine = make_engine(network, dtype, self.n_jobs)
+        forget_calibration(self)
         if self.solver == "lbfgs":
             _refuse_chance(network)
         data = core_data(X, y, sample_weight, dtype)
@@ -364,14 +366,14 @@ class BaseMLP(
                 return outputs
         return self._layer(X, len(sizes) - 1)
 
-    def _layer(self, X: Any, layer: int) -> FloatArray:
+    def _layer(self, X: Any, layer: int, network: _core.Network | None = None) -> FloatArray:
         """Return a layer (n_samples, n_units) of a fitted network; 0 is the input. As ``_outputs``, for any X."""
         flat, sizes = self._parameters()
         X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
         if sizes[0] != X.shape[1]:
             raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
         dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
-        engine = make_engine(self._network(sizes), dtype, self.n_jobs)
+        engine = make_engine(network or self._network(sizes), dtype, self.n_jobs)
         return engine.predict(core_array(flat, dtype), core_matrix(X, dtype), layer)
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from fastmlp import _core
+from fastmlp._calibrated import CalibratedRegressor
 from fastmlp._initialization import DEFAULT, Rule
 from fastmlp._losses import (
     NUMBER_LOSSES,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from fastmlp.schedules import AnySchedule
 
 
-class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
+class MLPRegressor(CalibratedRegressor, RegressorMixin, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron for regression: scikit-learn's class with a C++ core.
 
     With the same parameters, data and ``random_state`` it takes scikit-learn's path, up to rounding.
@@ -207,6 +208,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         "interrupted". Not there with "lbfgs".
     best_iteration_ : int or None
         With early stopping: the epoch, from 1, whose parameters are kept.
+    conformity_scores_ : ndarray of shape (n_calibration_samples,) or (n_calibration_samples, n_targets)
+        Sorted: how far each target of ``calibrate`` was from the prediction, as ``predict_interval`` measures it.
 
     See Also
     --------
