@@ -1,4 +1,4 @@
-"""What looks at a training and steers it: functions, progress bars, time limits, checkpoints, scikit-learn's callbacks."""
+"""What looks at a training and steers it: functions, bars, time limits, checkpoints, scikit-learn's callbacks."""
 
 import io
 import os
@@ -286,7 +286,9 @@ def test_scikit_learn_callbacks_stop_and_nest():
 
     class Stop:
         max_propagation_depth = None
-        record = []
+
+        def __init__(self):
+            self.record = []
 
         def setup(self, estimator, context):
             self.record.append("setup")

@@ -280,7 +280,7 @@ class Run:
 
 
 class WayBack:
-    """Where a training that has diverged goes on: after the epoch with the smallest loss, if that is below the first one.
+    """Where a training that has diverged goes on: after the epoch with the smallest loss, if that is below the first.
 
     If the next epoch diverges again, those weights were lost already, and it goes back to the start.
     """
@@ -313,8 +313,9 @@ class WayBack:
         run.restore(self._good)
         run.optimizer.learning_rate_init *= self._factor / self._factor_of_good
         run.optimizer.learning_rate *= self._factor / self._factor_of_good
+        rate = run.optimizer.learning_rate
         warnings.warn(
-            f"{why} Back to the weights after epoch {run.n_iter}, with learning rate {run.optimizer.learning_rate:.3g}.",
+            f"{why} Back to the weights after epoch {run.n_iter}, with learning rate {rate:.3g}.",
             ConvergenceWarning,
             stacklevel=2,
         )
