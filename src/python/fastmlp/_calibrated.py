@@ -70,7 +70,8 @@ class CalibratedClassifier(_Calibration):
         of the classes does not change, and so no answer of ``predict``. The same rows prepare ``predict_set``.
 
         A later ``fit`` forgets all of it. With ``warm_start``, and in ``partial_fit``, training goes on from the folded
-        weights (with ``ema_decay`` from the raw ones, which are not folded); calibrate again when it is done.
+        weights (with ``ema_decay`` from the raw ones, which are not folded); calibrate again when it is done. As the
+        last step of a pipeline: ``pipeline[-1].calibrate(pipeline[:-1].transform(X), y)``.
 
         Parameters
         ----------
@@ -229,7 +230,8 @@ class CalibratedRegressor(_Calibration):
     def calibrate(self, X: Any, y: Any) -> Self:
         """Learn from rows that were not trained on how far predictions can be trusted, for ``predict_interval``.
 
-        Predictions do not change. A later ``fit`` or ``partial_fit`` forgets what was learned.
+        Predictions do not change. A later ``fit`` or ``partial_fit`` forgets what was learned. As the last step of a
+        pipeline: ``pipeline[-1].calibrate(pipeline[:-1].transform(X), y)``.
 
         Parameters
         ----------
