@@ -202,6 +202,53 @@ def test_no_temperature_where_none_is_best():
     assert weights(model) == before
 
 
+# --- with the rows that early stopping sets aside -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_temperature_at_the_end_of_fit(kind):
+    """From validation data, with its weights; the network is that of the best epoch."""
+    rows, targets = KINDS[kind]
+    given = {"X_val": rows[HELD_OUT], "y_val": targets[HELD_OUT], "sample_weight_val": np.arange(300)}
+    plain, asked = (
+        MLPClassifier(**QUICK, early_stopping=True, calibration=how).fit(rows[TRAIN], targets[TRAIN], **given)
+        for how in (None, "temperature")
+    )
+    assert not hasattr(plain, "temperature_")
+    plain.calibrate(rows[HELD_OUT], targets[HELD_OUT], np.arange(300))
+    assert plain.temperature_ == asked.temperature_ != 1
+    assert weights(plain) == weights(asked)
+    with pytest.raises((NotFittedError, ValueError)):
+        asked.predict_set(rows)  # the rows have chosen the epoch: they cannot promise a coverage
+
+
+def test_a_temperature_from_rows_that_were_set_aside():
+    settings = QUICK | {"early_stopping": True, "validation_fraction": [(np.arange(300), np.arange(300, 600))]}
+    model = MLPClassifier(**settings, calibration="temperature").fit(X[:600], y[:600])
+    by_hand = MLPClassifier(**settings).fit(X[:600], y[:600]).calibrate(X[HELD_OUT], y[HELD_OUT])
+    assert model.temperature_ == by_hand.temperature_
+    assert weights(model) == weights(by_hand)
+    np.testing.assert_array_equal(clone(model).fit(X[:600], y[:600]).predict_proba(X), model.predict_proba(X))
+
+
+def test_a_temperature_at_the_end_of_fit_with_data_frames():
+    pandas = pytest.importorskip("pandas", reason="data frames need pandas")
+    frame = pandas.DataFrame(X, columns=list("abcdef"))
+    model = MLPClassifier(**QUICK, early_stopping=True, calibration="temperature").fit(frame, y)  # warns of nothing
+    assert model.temperature_ != 1
+
+
+def test_a_temperature_at_the_end_of_fit_needs_rows():
+    needs = "calibration='temperature' needs rows that are not trained on: early_stopping=True, or X_val and y_val"
+    for model in (MLPClassifier(calibration="temperature"), MLPClassifier(calibration="temperature", solver="lbfgs")):
+        with pytest.raises(ValueError, match=needs):
+            model.fit(X, y)
+    with pytest.raises(ValueError, match=needs):
+        MLPClassifier(calibration="temperature").partial_fit(X, y, classes=np.unique(y))
+    with pytest.raises(ValueError, match="'calibration' parameter of MLPClassifier must be"):
+        MLPClassifier(calibration="isotonic").fit(X, y)
+
+
 # --- what is kept, and for how long ---------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The pictures: each line, name and number in them is the network's or the training's."""
 
+import doctest
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -190,3 +191,9 @@ def test_the_package_offers_its_modules_without_matplotlib():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.endswith("False\n")
+
+
+def test_the_examples_in_the_docstrings():
+    results = doctest.testmod(plot)
+    assert results.attempted >= 10
+    assert results.failed == 0

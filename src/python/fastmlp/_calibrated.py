@@ -20,11 +20,14 @@ from fastmlp._losses import OUTPUT_ACTIVATIONS, VARIANCE_LOSSES, central_values,
 from fastmlp._parameters import array_shapes, float_dtype, views
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from sklearn.preprocessing import LabelBinarizer
     from typing_extensions import Self
 
     from fastmlp._core import FloatArray
+    from fastmlp._held_out import HeldOut
 
 
 def forget_calibration(model: Any) -> None:
@@ -56,6 +59,8 @@ class CalibratedClassifier(_Calibration):
         classes_: NDArray[Any]
         _label_binarizer: LabelBinarizer
 
+        def _encode(self, y: Any) -> NDArray[Any]: ...
+
     def calibrate(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Learn from rows that were not trained on how far probabilities can be trusted.
 
@@ -65,7 +70,8 @@ class CalibratedClassifier(_Calibration):
         of the classes does not change, and so no answer of ``predict``. The same rows prepare ``predict_set``.
 
         A later ``fit`` forgets all of it. With ``warm_start``, and in ``partial_fit``, training goes on from the folded
-        weights (with ``ema_decay`` from the raw ones, which are not folded); calibrate again when it is done.
+        weights (with ``ema_decay`` from the raw ones, which are not folded); calibrate again when it is done. As the
+        last step of a pipeline: ``pipeline[-1].calibrate(pipeline[:-1].transform(X), y)``.
 
         Parameters
         ----------
@@ -113,12 +119,26 @@ class CalibratedClassifier(_Calibration):
         """
         check_is_fitted(self)
         targets = self._calibration_targets(X, y)
-        self.temperature_ = fit_temperature(self._logits(X), targets, sample_weight)
+        self.temperature_ = fit_temperature(self._logits(X, self._layer), targets, sample_weight)
         self._fold(self.temperature_)
         if not self._is_multilabel():
             mass = mass_above(self.predict_proba(X), self.temperature_)
             self.conformity_scores_ = np.sort(mass[np.arange(len(mass)), targets.ravel().astype(np.intp)])
         return self
+
+    def _check_calibration(self, held_out: HeldOut | None, incremental: bool) -> None:
+        if self.calibration is not None and (incremental or held_out is None):
+            raise ValueError(
+                f"calibration={self.calibration!r} needs rows that are not trained on: early_stopping=True, or X_val "
+                "and y_val in fit, and a solver that takes them. After partial_fit or 'lbfgs', call 'calibrate'"
+            )
+
+    def _calibrate_held_out(self, held_out: HeldOut | None) -> None:
+        if self.calibration is not None and held_out is not None:
+            X, y, sample_weight = held_out.given()
+            temperature = fit_temperature(self._logits(X, self._layer_of_checked), self._encode(y), sample_weight)
+            self._fold(temperature)
+            self.temperature_ = temperature
 
     def predict_set(self, X: Any, coverage: float = 0.9) -> NDArray[np.bool_]:
         """Predict for each row a set of classes that holds the true one with a given probability.
@@ -180,23 +200,19 @@ class CalibratedClassifier(_Calibration):
         """Return known labels as ``fit_temperature`` takes them."""
         check_consistent_length(X, y)
         if self._is_multilabel():
-            y = check_array(y, accept_sparse=True, dtype=None, input_name="y")
-            labels: NDArray[Any] = self._label_binarizer.transform(y)
-            return labels
+            return self._encode(check_array(y, accept_sparse=True, dtype=None, input_name="y"))
         y = column_or_1d(y, warn=True)
         if len(unknown := np.setdiff1d(unique_labels(y), self.classes_)):
             raise ValueError(f"y has the labels {unknown}, which are not in classes_: {self.classes_}")
         if len(self.classes_) < 2:
             raise ValueError(f"calibrate needs at least two classes, but training saw only {self.classes_}")
-        numbers: NDArray[Any] = np.searchsorted(self.classes_, y)
-        return numbers[:, np.newaxis] if self.n_outputs_ == 1 else numbers
+        return self._encode(y)
 
-    def _logits(self, X: Any) -> FloatArray:
+    def _logits(self, X: Any, layer_of: Callable[..., FloatArray]) -> FloatArray:
         """Return the sums of the output layer (n_samples, n_outputs)."""
         n = self._network(self._parameters()[1])
         bare = _core.Network(n.layer_sizes, n.activations, "squared_error", {}, n.normalizations, (), n.residual)
-        logits: FloatArray = self._layer(X, len(n.layer_sizes) - 1, bare)
-        return logits
+        return layer_of(X, len(n.layer_sizes) - 1, bare)
 
     def _fold(self, temperature: float) -> None:
         """Divide the sums of the output layer by ``temperature``, by changing its weights and biases."""
@@ -214,7 +230,8 @@ class CalibratedRegressor(_Calibration):
     def calibrate(self, X: Any, y: Any) -> Self:
         """Learn from rows that were not trained on how far predictions can be trusted, for ``predict_interval``.
 
-        Predictions do not change. A later ``fit`` or ``partial_fit`` forgets what was learned.
+        Predictions do not change. A later ``fit`` or ``partial_fit`` forgets what was learned. As the last step of a
+        pipeline: ``pipeline[-1].calibrate(pipeline[:-1].transform(X), y)``.
 
         Parameters
         ----------

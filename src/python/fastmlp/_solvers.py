@@ -33,6 +33,7 @@ class Solvers(History):
             """Parameters and fitted attributes of the estimator."""
 
     def _fit_lbfgs(self, engine: _core.Engine, parameters: NDArray[Any], data: Data) -> None:
+        self._check_calibration(None, False)
         outcome = minimize_lbfgs(
             engine,
             parameters,
@@ -68,6 +69,7 @@ class Solvers(History):
             raise ValueError("groups are for the splitter of early_stopping=True, which is not used here")
         if self.early_stopping and held_out is None:
             rows, held_out = given.hold_out(self.validation_fraction, self._stratify(data.y), self._random_state)
+        self._check_calibration(held_out, incremental)
         scoring = None
         if held_out is not None and not self._core_scores():
             scoring = Scoring(self._metrics(), self, held_out)
@@ -89,6 +91,13 @@ class Solvers(History):
         conclude(outcome, parameters, self.early_stopping, None if to_the_end else self.max_iter, why)
         if self.early_stopping:
             self._optimizer.start_average(parameters)
+        self._calibrate_held_out(held_out)
+
+    def _check_calibration(self, held_out: HeldOut | None, incremental: bool) -> None:
+        """Raise if the estimator shall be calibrated after a training without rows for that."""
+
+    def _calibrate_held_out(self, held_out: HeldOut | None) -> None:
+        """Calibrate the trained estimator, if it shall be."""
 
     def _new_optimizer(self, network: _core.Network, dtype: DTypeLike) -> OptimizerState:
         defaults = _core.optimizers()[self.solver]["hyperparameters"]

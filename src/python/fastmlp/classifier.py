@@ -143,6 +143,9 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, BaseMLP):  # type: ig
         Weight of each class, which multiplies ``sample_weight``: a dict from labels to weights (1 for classes that are
         not in it); a list of such dicts, one for each label, for multilabel targets; or "balanced" for
         ``n_samples / (n_classes * n_samples_of_the_class)``. Counts in the loss and in the validation score.
+    calibration : {"temperature"} or None, default=None
+        "temperature" ends ``fit`` with the temperature of ``calibrate``, from the rows that early stopping sets aside,
+        or from ``X_val``. For ``predict_set``, call ``calibrate`` with others: these have chosen the best epoch.
 
     Attributes
     ----------
@@ -229,6 +232,7 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, BaseMLP):  # type: ig
         **BaseMLP._parameter_constraints,
         "loss": [StrOptions(set(CLASS_LOSSES))],
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
+        "calibration": [None, StrOptions({"temperature"})],
     }
 
     @available_if(lambda estimator: estimator._check_solver())  # type: ignore[untyped-decorator]

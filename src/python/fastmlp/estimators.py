@@ -166,6 +166,7 @@ class BaseMLP(
         on_divergence: str = "raise",
         callbacks: Any = None,
         class_weight: Any = None,
+        calibration: str | None = None,
     ) -> None:
         for name, value in [*locals().items()]:
             if name != "self":
@@ -368,8 +369,11 @@ class BaseMLP(
 
     def _layer(self, X: Any, layer: int, network: _core.Network | None = None) -> FloatArray:
         """Return a layer (n_samples, n_units) of a fitted network; 0 is the input. As ``_outputs``, for any X."""
-        flat, sizes = self._parameters()
         X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
+        return self._layer_of_checked(X, layer, network)
+
+    def _layer_of_checked(self, X: Any, layer: int, network: _core.Network | None) -> FloatArray:
+        flat, sizes = self._parameters()
         if sizes[0] != X.shape[1]:
             raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
         dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
