@@ -1,4 +1,4 @@
-// Every activation function of the hidden layers, for one number or a vector of numbers, host and device.
+// Every activation function, for one number or a vector of numbers, host and device.
 //
 // To add one: write a struct like its neighbours and name it in the list at the bottom. Nothing else changes: kernels,
 // estimators, tests and documentation read the list.
@@ -124,9 +124,20 @@ struct Mish {
   }
 };
 
+// Of outputs alone: a layer of exponentials upon another overflows at once.
+struct NaturalExp {
+  static constexpr const char* name = "exp";
+  static constexpr const char* formula = "exp(z)";
+  static constexpr bool slope_from_output = true;
+  template <class S> FASTMLP_INLINE S value(S z) { return exp(z); }
+  template <class S> FASTMLP_INLINE S slope(S, S a) { return a; }
+};
+
 template <class A, class = void> constexpr bool is_cheap = false;
 template <class A> constexpr bool is_cheap<A, std::void_t<decltype(A::cheap)>> = A::cheap;
 
-using Activations = Catalog<Identity, Logistic, Tanh, Relu, LeakyRelu, Elu, Selu, Softplus, Gelu, Silu, Mish>;
+using HiddenActivations = Catalog<Identity, Logistic, Tanh, Relu, LeakyRelu, Elu, Selu, Softplus, Gelu, Silu, Mish>;
+// All of them, those of hidden layers under the same numbers.
+using Activations = decltype(HiddenActivations() + Catalog<NaturalExp>());
 
 } // namespace fastmlp

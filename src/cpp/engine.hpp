@@ -31,12 +31,23 @@ template <class T> struct Matrix {
   const std::int64_t* indptr = nullptr;
 };
 
+// A loss from outside, of all rows of a batch at once, in place of the network's.
+template <class T> class BatchLoss {
+public:
+  virtual ~BatchLoss() = default;
+  // The mean loss of n rows, by number or (null) the first n, with these outputs (n, n_outputs), and its gradient with
+  // respect to them. Only the thread that called the engine calls it. It must not throw: after a failure training ends.
+  virtual double evaluate(const std::int64_t* rows, std::int64_t n, const T* outputs, T* gradient) = 0;
+  virtual bool failed() const = 0;
+};
+
 // What is learned from: features, targets (n_rows, n_targets) or class numbers, and optional sample weights.
 template <class T> struct Dataset {
   Matrix<T> X;
   const T* y = nullptr;
   const std::int32_t* labels = nullptr;
   const T* sample_weight = nullptr;
+  BatchLoss<T>* loss = nullptr; // if not null, what a step descends
 };
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -115,7 +126,7 @@ public:
 
   // The plain path, first half: weighted mean loss of the rows, L2 penalty, and the gradient of their sum (flat); all 0
   // if the weights sum to 0. `rows` may be null for the first n rows. Dropout leaves out what `dropout` draws; running
-  // statistics follow those of the rows.
+  // statistics follow those of the rows. Nothing is meant by the numbers once `data.loss` has failed.
   virtual double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha,
                                    RandomKey dropout, double& penalty, T* gradient) = 0;
 
@@ -167,6 +178,10 @@ EpochResult Engine<T>::epoch(const Dataset<T>& data, const std::int64_t* order, 
     if (sum_of_weights(data, order, first, count) != 0) {
       loss =
           loss_and_gradient(data, order + first, count, alpha, rule.dropout_key(rule.t + 1), penalty, gradient.data());
+      if (data.loss && data.loss->failed()) {
+        result.interrupted = true;
+        break;
+      }
       if (rule.clip_norm < infinity) clip_norm(gradient, rule.clip_norm);
       if (!std::isnan(loss)) apply(gradient.data(), rule);
     }

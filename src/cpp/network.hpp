@@ -4,7 +4,8 @@
 // With a_0 the input, hidden layer l = 1 ... computes
 //   z_l = a_{l-1} W_l + b_l, and with skips for l > 1: + z_{l-1}, or + z_{l-1} P_l where the widths differ
 //   a_l = dropout(activation(normalisation(z_l)))
-// so that skips join the layers before their activations (He et al. 2016, arXiv:1603.05027). The output is linear.
+// so that skips join the layers before their activations (He et al. 2016, arXiv:1603.05027). The output is linear,
+// unless an activation is chosen for it, of which the loss is then taken.
 //
 // Parameters are one flat buffer: all weight matrices first, each (fan_in, fan_out) row by row, then all biases; then
 // all scales, all offsets, all projections P, and all running means and variances, which no optimizer changes.
@@ -55,6 +56,7 @@ struct Network {
 
   std::vector<int> sizes;          // units per layer, input first
   std::vector<int> activations;    // numbers in Activations, one per hidden layer
+  int output_activation = -1;      // likewise, before the loss and its link; -1: none
   std::vector<int> normalizations; // numbers in Normalizations, one per hidden layer
   std::vector<double> dropout;     // of the inputs, then of each hidden layer
   bool residual = false;
@@ -66,7 +68,8 @@ struct Network {
   std::ptrdiff_t n_trainable = 0, n_parameters = 0;              // without and with running statistics
 
   Network(const std::vector<std::int64_t>& layer_sizes, const std::vector<std::string>& activation_names,
-          const std::string& loss_name, const std::vector<double>& loss_values = {}, const HiddenExtras& extras = {})
+          const std::string& loss_name, const std::vector<double>& loss_values = {}, const HiddenExtras& extras = {},
+          const std::string& output_activation_name = "identity")
       : residual(extras.residual), loss(loss_name, loss_values) {
     // 2^31 units would overflow the kernels' counters; 2^40 parameters are 4 TB, more than any machine trains on
     constexpr std::int64_t most_units = std::int64_t(1) << 30;
@@ -77,7 +80,7 @@ struct Network {
       sizes.push_back(int(size));
     }
     need("activation", "hidden layer", activation_names.size(), n_hidden());
-    for (const std::string& name : activation_names) activations.push_back(Activations::find(name, "activation"));
+    for (const std::string& name : activation_names) activations.push_back(HiddenActivations::find(name, "activation"));
     if (!extras.normalizations.empty()) need("normalization", "hidden layer", extras.normalizations.size(), n_hidden());
     for (const std::string& name : extras.normalizations)
       normalizations.push_back(Normalizations::find(name, "normalization"));
@@ -92,6 +95,7 @@ struct Network {
       throw std::invalid_argument("the loss '" + loss_name + "' needs " + std::to_string(loss.outputs_per_target) +
                                   " outputs for each target, and so a multiple of it, got " +
                                   std::to_string(n_outputs()) + " outputs");
+    if (output_activation_name != "identity") set_output_activation(output_activation_name);
     place_parameters();
   }
 
@@ -101,6 +105,8 @@ struct Network {
   int n_targets() const { return n_outputs() / loss.outputs_per_target; }
   RowLoss row_loss() const { return {loss.number, loss.hyperparameters(), n_targets(), n_outputs()}; }
   std::size_t n_hidden() const { return sizes.size() - 2; }
+  // Number in Activations of what is applied to the sums of weights `l`; -1: nothing.
+  int activation_of(int l) const { return l + 1 < n_layers() ? activations[std::size_t(l)] : output_activation; }
 
   // Whether each hidden layer is an activation of weighted sums, and nothing else.
   bool is_plain() const {
@@ -127,6 +133,17 @@ struct Network {
   }
 
 private:
+  // Only where the outputs are the predictions: any other link is one half of its loss.
+  void set_output_activation(const std::string& name) {
+    output_activation = Activations::find(name, "output activation");
+    Losses::visit(loss.number, [&](auto entry) {
+      const std::string link = entry.link_name;
+      if (link != "identity")
+        throw std::invalid_argument(std::string("the loss '") + entry.name + "' has the output activation '" + link +
+                                    "' and takes no other, got '" + name + "'");
+    });
+  }
+
   static void need(const char* what, const char* of, std::size_t given, std::size_t needed) {
     if (given != needed)
       throw std::invalid_argument(std::string("one ") + what + " per " + of + " is needed: " + std::to_string(needed) +

@@ -118,7 +118,7 @@ public:
       : engine(engine), network(network), data(data), order(order), validation(validation), random(random),
         hooks(hooks) {
     Losses::visit(network.loss.number,
-                  [&](auto loss) { loss_share = loss.mean_over_outputs ? network.n_outputs() : 1; });
+                  [&](auto loss) { loss_share = loss.mean_over_outputs && !data.loss ? network.n_outputs() : 1; });
   }
 
   // Trains in the engine; with early stopping, `best` receives the parameters of the best score. Where weights are

@@ -3,6 +3,7 @@
 
 #include "../trainer.hpp"
 #include "hyperparameters.hpp"
+#include "python_loss.hpp"
 
 #include <map>
 #include <mutex>
@@ -164,7 +165,10 @@ inline TrainOptions train_options(const py::dict& d) {
 
 class PyEngine {
 public:
-  PyEngine(const Network& network, const std::string& dtype, int n_threads) : network(network) {
+  PyEngine(const Network& network, const std::string& dtype, int n_threads, const py::object& loss)
+      : network(network), loss(loss) {
+    if (!loss.is_none() && !PyCallable_Check(loss.ptr()))
+      throw py::type_error("loss must be callable or None, got " + py::repr(loss).cast<std::string>());
     if (n_threads < 0) reject("n_threads must be 0 (automatic) or positive, got " + std::to_string(n_threads));
     if (dtype == "float32")
       engine = make_cpu_engine<float>(network, n_threads);
@@ -199,8 +203,9 @@ public:
     return exclusively([&](auto& engine, auto zero) -> py::object {
       using T = decltype(zero);
       const T* p = input<T>(parameters, "parameters", {network.n_parameters});
-      const Dataset<T> data = dataset<T>(network, X, y, sample_weight);
+      Dataset<T> data = dataset<T>(network, X, y, sample_weight);
       if (data.X.n_rows == 0) reject("X has no rows");
+      PythonLoss<T> own_loss(this->loss, network, data);
       py::array_t<T> gradient(network.n_parameters);
       T* g = gradient.mutable_data();
       double loss = 0, penalty = 0;
@@ -209,6 +214,7 @@ public:
         engine.set_parameters(p);
         loss = engine.loss_and_gradient(data, nullptr, data.X.n_rows, alpha, dropout, penalty, g);
       }
+      own_loss.raise(false);
       return py::make_tuple(loss, penalty, gradient);
     });
   }
@@ -250,7 +256,8 @@ public:
         reject("training knows " + std::to_string(n_options) + " options, got " + std::to_string(settings.size()));
       T* p = output<T>(parameters, "parameters", {network.n_parameters});
       const std::vector<T*> pointers = slot_pointers<T>(options.rule, slots, network.n_parameters);
-      const Dataset<T> data = dataset<T>(network, X, y, sample_weight);
+      Dataset<T> data = dataset<T>(network, X, y, sample_weight);
+      PythonLoss<T> own_loss(loss, network, data);
       if (options.score == Score::r2 && !data.y) reject("the score 'r2' needs targets, not class numbers");
       if ((options.score == Score::given) == score.is_none()) reject("the score 'given' needs a function, others none");
       std::vector<std::int64_t> order = row_numbers(rows, "rows", data.X.n_rows, true);
@@ -283,6 +290,7 @@ public:
         if (given.writeable()) std::copy(order.begin(), order.end(), static_cast<std::int64_t*>(given.mutable_data()));
       }
       python.raise();
+      own_loss.raise(true);
       return report(options, state, best);
     });
   }
@@ -340,6 +348,7 @@ private:
   }
 
   const Network network;
+  const py::object loss; // of a batch, in place of the network's, or None
   std::variant<std::unique_ptr<Engine<float>>, std::unique_ptr<Engine<double>>> engine;
   std::mutex busy;
 };

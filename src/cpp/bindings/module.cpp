@@ -14,9 +14,9 @@ namespace {
 // --- catalogues
 // ------------------------------------------------------------------------------------------------------------
 
-py::dict activation_catalog() {
+template <class Entries> py::dict activation_catalog() {
   py::dict d;
-  Activations::for_each([&](auto a) { d[a.name] = py::dict(py::arg("formula") = a.formula); });
+  Entries::for_each([&](auto a) { d[a.name] = py::dict(py::arg("formula") = a.formula); });
   return d;
 }
 
@@ -157,7 +157,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   using namespace pybind11::literals;
   m.attr("__version__") = FASTMLP_VERSION;
 
-  m.def("activations", activation_catalog);
+  m.def("activations", activation_catalog<HiddenActivations>);
+  m.def("output_activations", activation_catalog<Activations>);
   m.def("normalizations", normalization_catalog);
   m.def("losses", loss_catalog);
   m.def("optimizers", optimizer_catalog);
@@ -219,18 +220,24 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def(py::init([](const std::vector<std::int64_t>& sizes, const std::vector<std::string>& activations,
                        const std::string& loss, const GivenNumbers& loss_parameters,
                        const std::vector<std::string>& normalizations, const std::vector<double>& dropout,
-                       bool residual) {
+                       bool residual, const std::string& output_activation) {
              return Network(sizes, activations, loss, loss_values(loss, loss_parameters),
-                            {normalizations, dropout, residual});
+                            {normalizations, dropout, residual}, output_activation);
            }),
            "layer_sizes"_a, "activations"_a, "loss"_a, "loss_parameters"_a = GivenNumbers(),
-           "normalizations"_a = py::tuple(), "dropout"_a = py::tuple(), "residual"_a = false)
+           "normalizations"_a = py::tuple(), "dropout"_a = py::tuple(), "residual"_a = false,
+           "output_activation"_a = "identity")
       .def_readonly("layer_sizes", &Network::sizes)
       .def_property_readonly("activations",
                              [](const Network& self) {
                                std::vector<std::string> names;
                                for (int number : self.activations) names.push_back(Activations::names()[number]);
                                return names;
+                             })
+      .def_property_readonly("output_activation",
+                             [](const Network& self) {
+                               const int number = self.output_activation;
+                               return number < 0 ? std::string("identity") : Activations::names()[std::size_t(number)];
                              })
       .def_property_readonly("loss", [](const Network& self) { return Losses::names()[self.loss.number]; })
       .def_property_readonly("loss_parameters", [](const Network& self) { return named_values(self.loss); })
@@ -265,7 +272,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def("__call__", &PyPredictor::call, "X"_a, "out"_a = py::none());
 
   py::class_<PyEngine>(m, "Engine")
-      .def(py::init<const Network&, const std::string&, int>(), "network"_a, "dtype"_a, "n_threads"_a = 0)
+      .def(py::init<const Network&, const std::string&, int, const py::object&>(), "network"_a, "dtype"_a,
+           "n_threads"_a = 0, "loss"_a = py::none())
       .def("predict", &PyEngine::predict, "parameters"_a, "X"_a, "layer"_a = -1)
       .def("loss_and_gradient", &PyEngine::loss_and_gradient, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,
            "alpha"_a, "dropout_seed"_a = 0)

@@ -35,8 +35,9 @@ void multiply(bool transpose_a, bool transpose_b, std::int64_t rows, int columns
 template <class T> class BlasEngine final : public Engine<T> {
 public:
   explicit BlasEngine(const Network& network) : network(network), kernels(fastmlp::kernels<T>()) {
-    if (!network.is_plain())
-      throw std::invalid_argument("FASTMLP_BLAS=on knows no normalisation, dropout or skips; use 'auto' or 'off'");
+    if (!network.is_plain() || network.output_activation >= 0)
+      throw std::invalid_argument("FASTMLP_BLAS=on knows no normalisation, dropout or skips, and no output activation "
+                                  "but the loss's own; use 'auto' or 'off'");
     std::ptrdiff_t widths = 0;
     for (int size : network.sizes) widths += 3 * size;
     constexpr std::ptrdiff_t workspace_elements = std::ptrdiff_t(1) << 24;
@@ -52,6 +53,7 @@ public:
 
   double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha, RandomKey,
                            double& penalty, T* gradient) override {
+    if (data.loss) throw std::invalid_argument("FASTMLP_BLAS=on knows no custom loss; use 'auto' or 'off'");
     const FlushDenormals mode;
     const double weight = sum_of_weights(data, rows, 0, n), scale = weight != 0 ? 1 / weight : 0;
     std::vector<T> sum(parameters.size());

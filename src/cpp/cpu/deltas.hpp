@@ -1,28 +1,17 @@
 // The first phase of a step: rows through all layers and back, until each layer has its deltas.
 #pragma once
 
+#include "outside_loss.hpp"
 #include "propagation.hpp"
 #include "threads.hpp"
 
 namespace fastmlp {
 
-// Some rows of the data, whose mean loss a step descends.
-template <class T> struct Batch {
-  const Dataset<T>& data;
-  RowRange rows;
-  int n_panels;
-  double weight; // sum of the rows' weights
-
-  Batch(const Dataset<T>& data, const RowRange& rows, int R)
-      : data(data), rows(rows), n_panels(int((rows.n + R - 1) / R)),
-        weight(sum_of_weights(data, rows.numbers, rows.first, rows.n)) {}
-};
-
 template <class T> class Deltas {
 public:
   explicit Deltas(Propagation<T>& propagation)
       : network(propagation.network), kernels(propagation.kernels), R(kernels.rows), propagation(propagation),
-        layers(propagation.layers) {
+        layers(propagation.layers), outside(kernels, network.n_outputs()) {
     for (int l = 0; l < network.n_layers(); ++l)
       if (layers[l].statistics == Statistics::of_units) cuts.push_back(l + 1);
     if (needs_all_rows())
@@ -30,8 +19,9 @@ public:
     cuts.push_back(network.n_layers());
   }
 
-  // Buffers for batches of `rows` rows.
-  void prepare(int rows, bool sparse) {
+  // Buffers for batches of `rows` rows, `n_outside` of them at once for a loss from outside.
+  void prepare(int rows, bool sparse, std::int64_t n_outside) {
+    outside.prepare(n_outside);
     if (space.capacity < rows || space.sparse != sparse) space = Workspace<T>(network, layers, R, rows, sparse, true);
     if (sparse) layers[0].keep_transpose(R);
   }
@@ -39,8 +29,15 @@ public:
   // Whether there are statistics over the rows of a batch, so that it must not be taken in parts.
   bool needs_all_rows() const { return cuts.size() > 1 && cuts[1] < network.n_layers(); }
 
-  // Block by block through all layers and back. Statistics of units, which need all rows, cut this into pieces.
-  void compute(const Batch<T>& batch, RandomKey dropout, T* scratch, const Team& team) {
+  // How much of the way a batch goes: a loss from outside wants the outputs of all rows, also where these are taken in
+  // parts. Each part goes to its outputs, the loss is asked, and each part goes the whole way with known gradients.
+  enum class Way { there_and_back, to_outputs, with_known_gradients };
+
+  // Block by block through all layers and back. Statistics of units, which need all rows, cut this into pieces, and so
+  // does a loss from outside: false if it has failed.
+  bool compute(const Batch<T>& batch, RandomKey dropout, T* scratch, const Team& team, Way way = Way::there_and_back) {
+    const std::int64_t start = way == Way::there_and_back ? 0 : batch.rows.first;
+    const bool asks = batch.data.loss && way != Way::with_known_gradients;
     const int last = int(cuts.size()) - 1;
     const auto for_each_block = [&](auto&& visit) {
       const int end = int(part(batch.n_panels, team, 1));
@@ -52,10 +49,19 @@ public:
         if (i == 0) enter(batch, block);
         forward(block, cuts[i], cuts[i + 1]);
         if (i + 1 < last) return moments(block, cuts[i + 1]);
-        loss(block);
+        if (asks) return hand_over(batch, block, start);
+        loss(batch, block, start);
         backward(block, cuts[i + 1], cuts[i]);
       });
       if (i + 1 < last) combine_moments(batch, cuts[i + 1], team);
+    }
+    if (way == Way::to_outputs) return true;
+    if (asks) {
+      if (!ask(batch, team)) return false;
+      for_each_block([&](const Block<T>& block) {
+        loss(batch, block, start);
+        backward(block, cuts[last], cuts[last - 1]);
+      });
     }
     for (int i = last - 1; i > 0; --i) {
       combine_gradients(batch, cuts[i], team);
@@ -64,9 +70,19 @@ public:
         backward(block, cuts[i], cuts[i - 1]);
       });
     }
+    return true;
+  }
+
+  // Asks the loss from outside once all threads have handed over their outputs; false if it has failed.
+  bool ask(const Batch<T>& batch, const Team& team) {
+    team.barrier();
+    if (team.thread == 0) outside.evaluate(batch);
+    team.barrier();
+    return !batch.data.loss->failed();
   }
 
   double sum_of_losses(const Batch<T>& batch) const { // always in the same order
+    if (batch.data.loss) return outside.mean * batch.weight;
     double sum = 0;
     for (int p = 0; p < batch.n_panels; ++p) sum += space.panel_loss[p];
     return sum;
@@ -97,12 +113,33 @@ private:
     }
   }
 
-  void loss(const Block<T>& block) {
+  // Deltas of the outputs in their place. `start` is the row of a loss from outside with which the batch begins.
+  void loss(const Batch<T>& batch, const Block<T>& block, std::int64_t start) {
     const RowLoss loss = network.row_loss();
+    const bool activated = layers.back().activation >= 0;
+    for (int panel = block.first; panel < block.first + block.count; ++panel) {
+      T* outputs = propagation.panel_of(space, network.n_layers(), panel);
+      T* gradients = activated ? propagation.spare_room(block) : outputs;
+      if (batch.data.loss) {
+        outside.give(gradients, start + std::int64_t(panel) * R, rows_of(batch, panel));
+      } else {
+        if (activated) std::copy_n(outputs, std::ptrdiff_t(loss.n_outputs) * R, gradients);
+        space.panel_loss[panel] =
+            kernels.loss(loss, gradients, space.targets.data() + std::ptrdiff_t(panel) * loss.n_targets * R,
+                         space.weights.data() + panel * R);
+      }
+      if (activated) propagation.differentiate_outputs(space, panel, gradients);
+    }
+  }
+
+  void hand_over(const Batch<T>& batch, const Block<T>& block, std::int64_t start) {
     for (int panel = block.first; panel < block.first + block.count; ++panel)
-      space.panel_loss[panel] = kernels.loss(loss, propagation.panel_of(space, network.n_layers(), panel),
-                                             space.targets.data() + std::ptrdiff_t(panel) * loss.n_targets * R,
-                                             space.weights.data() + panel * R);
+      outside.take(propagation.panel_of(space, network.n_layers(), panel), start + std::int64_t(panel) * R,
+                   rows_of(batch, panel));
+  }
+
+  int rows_of(const Batch<T>& batch, int panel) const {
+    return int(std::min<std::int64_t>(R, batch.rows.n - std::int64_t(panel) * R));
   }
 
   // From the deltas of layer `from` to those of layer `to`, or of the first.
@@ -171,6 +208,7 @@ private:
   std::vector<Layer<T>>& layers;
   std::vector<int> cuts{0}; // layers whose statistics need all rows, between the input and the output
   AlignedArray<T> unit_sums;
+  OutsideLoss<T> outside;
 };
 
 } // namespace fastmlp

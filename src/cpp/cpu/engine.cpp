@@ -52,38 +52,52 @@ public:
                     double alpha, Rule& rule, Poll& poll) override {
     if (std::min(n, batch_size) > max_rows) return Engine<T>::epoch(data, order, n, batch_size, alpha, rule, poll);
     if (rule.clip_norm < infinity && !gradients.data()) gradients = AlignedArray<T>(tiles.all_gradients_size());
-    const int n_threads = prepare(std::min(n, batch_size), data.X);
+    const int n_threads = prepare(std::min(n, batch_size), data, std::min(n, batch_size));
     EpochResult result;
     std::int64_t next = 0;
-    while (next < n && result.failed_batch == 0) {
+    while (next < n && result.failed_batch == 0 && !result.interrupted) {
       if (poll()) {
         result.interrupted = true;
         break;
       }
       next = some_steps(data, order, next, n, batch_size, alpha, rule, n_threads, result);
+      result.interrupted = data.loss && data.loss->failed();
     }
     return result;
   }
 
   double loss_and_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, double alpha,
                            RandomKey dropout, double& penalty_out, T* gradient) override {
-    const int n_threads = prepare(std::min<std::int64_t>(n, max_rows), data.X);
-    const double weight = sum_of_weights(data, rows, 0, n);
+    using Way = typename Deltas<T>::Way;
+    const int n_threads = prepare(std::min<std::int64_t>(n, max_rows), data, n);
+    const Batch<T> all(data, {rows, 0, n}, R);
+    const double scale = all.weight != 0 ? 1 / all.weight : 0;
+    const bool in_parts = n > max_rows;
     double loss = 0;
-    const double scale = weight != 0 ? 1 / weight : 0;
     std::fill(gradient + network.n_trainable, gradient + network.n_parameters, T(0));
-    parallel(n_threads, [&](const Team& team) {
+    const auto steps = [&](const Team& team) {
       const FlushDenormals mode;
-      for (std::int64_t first = 0; first < n; first += max_rows) {
-        const Batch<T> batch(data, {rows, first, std::min<std::int64_t>(max_rows, n - first)}, R);
-        deltas.compute(batch, first > 0 ? dropout.of(std::uint64_t(first)) : dropout, scratch[team.thread].data(),
-                       team);
-        team.barrier();
+      const auto go = [&](const Batch<T>& batch, Way way) {
+        const RandomKey key = batch.rows.first > 0 ? dropout.of(std::uint64_t(batch.rows.first)) : dropout;
+        const bool went = deltas.compute(batch, key, scratch[team.thread].data(), team, way);
+        if (went) team.barrier();
+        return went;
+      };
+      const auto for_each_part = [&](auto&& visit) {
+        for (std::int64_t first = 0; first < n; first += max_rows)
+          visit(Batch<T>(data, {rows, first, std::min<std::int64_t>(max_rows, n - first)}, R));
+      };
+      const bool asks_before = data.loss && in_parts;
+      if (asks_before) for_each_part([&](const Batch<T>& batch) { go(batch, Way::to_outputs); });
+      if (asks_before && !deltas.ask(all, team)) return;
+      for_each_part([&](const Batch<T>& batch) {
+        if (!go(batch, asks_before ? Way::with_known_gradients : Way::there_and_back)) return;
         if (team.thread == 0) loss += deltas.sum_of_losses(batch);
-        write_gradient(batch, alpha, scale, first + batch.rows.n == n, gradient, team);
+        write_gradient(batch, alpha, scale, batch.rows.first + batch.rows.n == n, gradient, team);
         team.barrier();
-      }
-    });
+      });
+    };
+    parallel(n_threads, steps, !data.loss);
     penalty_out = penalty(alpha) * scale;
     return loss * scale;
   }
@@ -129,11 +143,11 @@ public:
   }
 
 private:
-  // Buffers for steps of `rows` rows; returns how many threads to use.
-  int prepare(std::int64_t rows, const Matrix<T>& X) {
-    const bool sparse = X.indptr != nullptr;
+  // Buffers for steps of `rows` rows, parts of batches of `n_rows`; returns how many threads to use.
+  int prepare(std::int64_t rows, const Dataset<T>& data, std::int64_t n_rows) {
+    const bool sparse = data.X.indptr != nullptr;
     if (sparse && network.dropout[0] > 0) throw std::invalid_argument("dropout of the inputs needs a dense X");
-    deltas.prepare(int(rows), sparse);
+    deltas.prepare(int(rows), sparse, data.loss ? n_rows : 0);
     const int n_threads =
         int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),
                                    std::max<std::int64_t>((rows + R - 1) / R, 1)));
@@ -156,11 +170,11 @@ private:
         1 + std::int64_t(2e6 / (3 * flops_per_row * double(batch_size))); // steps from look to look
     const double start = wall_seconds();
     bool end = false, failed = false; // written before a step's first barrier, read between its two
-    parallel(n_threads, [&](const Team& team) {
+    const auto steps = [&](const Team& team) {
       const FlushDenormals mode;
       for (std::int64_t first = next, t = rule.t; first < n; first += batch_size) {
         const Batch<T> batch(data, {order, first, std::min(batch_size, n - first)}, R);
-        deltas.compute(batch, rule.dropout_key(t + 1), scratch[team.thread].data(), team);
+        if (!deltas.compute(batch, rule.dropout_key(t + 1), scratch[team.thread].data(), team)) break;
         const std::int64_t number = first / batch_size;
         if (team.thread == 0 && number % look == 0) end = wall_seconds() - start > seconds;
         team.barrier();
@@ -184,7 +198,8 @@ private:
         }
         if (last) break;
       }
-    });
+    };
+    parallel(n_threads, steps, !data.loss);
     return next;
   }
 

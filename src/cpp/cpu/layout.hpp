@@ -115,7 +115,7 @@ template <class T> void invert_deviations(const T* variances, int n, T* inverse)
 // One layer of weights and the units above it.
 template <class T> struct Layer {
   int n_in, n_out;
-  int activation;    // number in Activations; -1 at the output, where the loss owns the link
+  int activation;    // number in Activations; -1 at the output, unless one comes before the loss and its link
   int normalization; // number in Normalizations
   Statistics statistics;
   bool centred;

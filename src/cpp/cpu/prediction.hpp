@@ -62,7 +62,7 @@ void predict_by_row(const Network& network, const Kernels<T>& kernels, const Lay
     for (int l = 0; l < layer; ++l) {
       const RowLayer<T> w = layers(l, space.spare);
       const bool last = l + 1 == network.n_layers();
-      const int activation = last || w.hidden ? -1 : network.activations[l];
+      const int activation = w.hidden ? -1 : network.activation_of(l);
       T* const to = w.hidden ? space.next_sums : space.next_units;
       kernels.forward_row(w.w, w.ldw, w.b, from, network.sizes[l], w.n_out, activation, to);
       if (w.hidden) {

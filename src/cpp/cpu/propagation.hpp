@@ -106,7 +106,7 @@ public:
       if (below.keeps_z) product.z = space.z[l] + block.first * product.out_stride;
       return kernels.backward(product, block.scratch);
     }
-    T* g = block.scratch + kernels.scratch_size(panels_per_block, network.sizes[1]);
+    T* g = spare_room(block);
     product.out = g;
     product.activation = -1;
     kernels.backward(product, block.scratch);
@@ -137,8 +137,22 @@ public:
   std::size_t scratch_size() const {
     std::ptrdiff_t widest = 0;
     for (const Layer<T>& layer : layers)
-      if (!layer.is_fused) widest = std::max(widest, round_up(layer.n_out, R));
+      if (!layer.is_fused || (&layer == &layers.back() && layer.activation >= 0))
+        widest = std::max(widest, round_up(layer.n_out, R));
     return kernels.scratch_size(panels_per_block, network.sizes[1]) + std::size_t(widest) * R * panels_per_block;
+  }
+  T* spare_room(const Block<T>& block) const { // behind that of products
+    return block.scratch + kernels.scratch_size(panels_per_block, network.sizes[1]);
+  }
+
+  // Deltas of the output activation from `gradients`, in place of a panel of outputs.
+  void differentiate_outputs(Workspace<T>& space, int panel, const T* gradients) const {
+    const int l = network.n_layers();
+    HiddenPanel<T> outputs{};
+    outputs.n = network.n_outputs();
+    outputs.activation = layers.back().activation;
+    outputs.z = space.z[l] + panel * space.panel_stride[l];
+    kernels.differentiate(outputs, gradients, panel_of(space, l, panel), nullptr, nullptr);
   }
 
   T* panel_of(const Workspace<T>& space, int l, int panel) const {
@@ -160,7 +174,7 @@ private:
     const bool hidden = l + 1 < network.n_layers();
     layer.n_in = network.sizes[l];
     layer.n_out = network.sizes[l + 1];
-    layer.activation = hidden ? network.activations[l] : -1;
+    layer.activation = network.activation_of(l);
     layer.has_skip = network.has_skip(l);
     layer.dropout = hidden ? network.dropout[l + 1] : 0;
     if (hidden) {
@@ -172,7 +186,7 @@ private:
       Activations::visit(layer.activation, [&](auto entry) { layer.keeps_z = !entry.slope_from_output; });
     }
     layer.is_fused = network.is_direct(l) && layer.dropout == 0;
-    layer.keeps_z = layer.keeps_z || !layer.is_fused;
+    layer.keeps_z = layer.keeps_z || !layer.is_fused || (!hidden && layer.activation >= 0);
     if (layer.statistics == Statistics::of_units) layer.unit_statistics = AlignedArray<T>(2 * std::size_t(layer.n_out));
     layer.ldw = leading_dimension<T>(layer.n_in, R);
     layer.ldt = leading_dimension<T>(layer.n_out, R);

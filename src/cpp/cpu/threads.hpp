@@ -103,8 +103,8 @@ struct Team {
 };
 
 // Calls body(team) on up to n threads, fewer while the machine is busy (see Load); thread 0 is the caller. The body
-// must not throw.
-template <class F> void parallel(int n_threads, F&& body) {
+// must not throw. Where others wait for thread 0 on purpose, the region `tells` nothing of the load.
+template <class F> void parallel(int n_threads, F&& body, bool tells = true) {
   Barrier meeting;
 #ifdef _OPENMP
   if (n_threads > 1) n_threads = affordable_threads(n_threads);
@@ -121,11 +121,11 @@ template <class F> void parallel(int n_threads, F&& body) {
       if (team.thread == 0) n_came = team.threads;
       team.barrier(); // it sleeps where the runtime's own would spin
     }
-    report_load(n_came, wall_seconds() - start, busy);
+    if (tells) report_load(n_came, wall_seconds() - start, busy);
     return;
   }
 #endif
-  (void)n_threads;
+  (void)n_threads, (void)tells;
   body(Team{0, 1, meeting});
 }
 
@@ -135,26 +135,28 @@ inline std::int64_t part(std::int64_t total, const Team& team, int offset = 0) {
 }
 
 // Numbers below 1e-38 (float) are flushed to 0 while this lives: a dead unit's Adam moments decay into them, and
-// arithmetic on them is several times slower. The caller's mode comes back afterwards.
+// arithmetic on them is several times slower. The mode before comes back afterwards. `off`: others compute meanwhile.
 class FlushDenormals {
 #if defined(__SSE2__)
+  static constexpr unsigned bits = 0x8040; // flush-to-zero, denormals-are-zero
   unsigned saved = _mm_getcsr();
 
 public:
-  FlushDenormals() { _mm_setcsr(saved | 0x8040u); } // flush-to-zero, denormals-are-zero
+  explicit FlushDenormals(bool off = false) { _mm_setcsr(off ? saved & ~bits : saved | bits); }
   ~FlushDenormals() { _mm_setcsr(saved); }
 #elif defined(__aarch64__)
+  static constexpr std::uint64_t bit = std::uint64_t(1) << 24;
   std::uint64_t saved;
 
 public:
-  FlushDenormals() {
+  explicit FlushDenormals(bool off = false) {
     __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
-    __asm__ volatile("msr fpcr, %0" : : "r"(saved | (std::uint64_t(1) << 24)));
+    __asm__ volatile("msr fpcr, %0" : : "r"(off ? saved & ~bit : saved | bit));
   }
   ~FlushDenormals() { __asm__ volatile("msr fpcr, %0" : : "r"(saved)); }
 #else
 public:
-  FlushDenormals() {}
+  explicit FlushDenormals(bool = false) {}
 #endif
   FlushDenormals(const FlushDenormals&) = delete;
   FlushDenormals& operator=(const FlushDenormals&) = delete;

@@ -21,6 +21,8 @@ Matrix: TypeAlias = FloatArray | tuple[FloatArray, NDArray[np.int32], NDArray[np
 Targets: TypeAlias = FloatArray | NDArray[np.int32]
 # hyper-parameters by name; defaults where there is none
 LossNumbers: TypeAlias = Mapping[str, float | Sequence[float]]
+# y (n, n_targets), outputs (n, n_outputs), sample_weight (n,) or None -> mean loss, its gradient by the outputs
+BatchLoss: TypeAlias = Callable[[Any, Any, Any], tuple[float, FloatArray]]
 
 __version__: str
 
@@ -28,6 +30,9 @@ __version__: str
 
 def activations() -> dict[str, dict[str, Any]]:
     """Name -> {"formula": str}."""
+
+def output_activations() -> dict[str, dict[str, Any]]:
+    """Likewise: those of hidden layers, and those that only suit the output layer."""
 
 def normalizations() -> dict[str, dict[str, Any]]:
     """Name -> {"formula": str, "has_scale": bool, "has_offset": bool, "averages": bool: over the steps of training}."""
@@ -105,7 +110,8 @@ class Network:
 
     ``normalizations`` names one for each hidden layer, ``dropout`` gives the share of the inputs and of the units of
     each hidden layer that training leaves out; ``residual`` adds to the sums of each hidden layer but the first those
-    of the layer below, through a projection where widths differ.
+    of the layer below, through a projection where widths differ. ``output_activation`` is applied to the sums of the
+    output layer before the loss, which must have the link "identity".
     """
 
     def __init__(
@@ -117,11 +123,14 @@ class Network:
         normalizations: Sequence[str] = (),
         dropout: Sequence[float] = (),
         residual: bool = False,
+        output_activation: str = "identity",
     ) -> None: ...
     @property
     def layer_sizes(self) -> list[int]: ...
     @property
     def activations(self) -> list[str]: ...
+    @property
+    def output_activation(self) -> str: ...
     @property
     def loss(self) -> str: ...
     @property
@@ -187,9 +196,14 @@ class Engine:
     """Buffers, threads and kernels for one network in one dtype. Reusable; one call at a time.
 
     ``n_threads=0`` lets the engine choose: as many as the process may use, fewer when the work is small.
+
+    ``loss`` is what training descends in place of the network's: called once a batch with its targets (class numbers
+    one-hot), its outputs (behind ``Network.output_activation``, before the link) and its weights or None, arrays of the
+    engine's dtype that it may keep. It returns the mean loss as a float and its gradient with respect to the outputs.
+    What it raises ends training and is raised; a loss or gradient that is not finite is a loss of NaN.
     """
 
-    def __init__(self, network: Network, dtype: str, n_threads: int = 0) -> None: ...
+    def __init__(self, network: Network, dtype: str, n_threads: int = 0, loss: BatchLoss | None = None) -> None: ...
     def predict(self, parameters: FloatArray, X: Matrix, layer: int = -1) -> FloatArray:
         """Output of ``layer`` (0 is the input, ``L`` or -1 the predictions), shape ``(n, layer_sizes[layer])``."""
 

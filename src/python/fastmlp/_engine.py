@@ -26,9 +26,11 @@ def network_of(
     normalizations: tuple[str, ...] = (),
     dropout: tuple[float, ...] = (),
     residual: bool = False,
+    output_activation: str = "identity",
 ) -> _core.Network:
     """Return the network of this description: it never changes, and making it takes longer than a row through it."""
-    return _core.Network(sizes, activations, loss, dict(loss_parameters), normalizations, dropout, residual)
+    extras = normalizations, dropout, residual, output_activation
+    return _core.Network(sizes, activations, loss, dict(loss_parameters), *extras)
 
 
 def predict_plain(
@@ -39,14 +41,16 @@ def predict_plain(
     return _core.predict(network, parameters, X, thread_count(n_jobs), assume_finite)
 
 
-def make_engine(network: _core.Network, dtype: np.dtype[Any], n_jobs: int | None) -> _core.Engine:
-    """Return an engine for one network in one dtype.
+def make_engine(
+    network: _core.Network, dtype: np.dtype[Any], n_jobs: int | None, loss: _core.BatchLoss | None = None
+) -> _core.Engine:
+    """Return an engine for one network in one dtype, and a loss in place of the network's.
 
     Engines are cheap to make and serve one thread at a time. So each call of an estimator makes its own, and one
     estimator can predict in many threads.
     """
     _hand_over_blas(blas_mode())
-    return _core.Engine(network, "float32" if dtype == np.float32 else "float64", thread_count(n_jobs))
+    return _core.Engine(network, "float32" if dtype == np.float32 else "float64", thread_count(n_jobs), loss)
 
 
 def blas_mode() -> str:

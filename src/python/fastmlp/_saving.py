@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from fastmlp._losses import CustomLoss
     from fastmlp.files import Header, Tensors
 
 _NUMBERS = ["n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_", "_no_improvement_count", "temperature_"]
@@ -89,6 +91,7 @@ class Saving:
             model._core_loss_parameters(),
             tuple(network.normalizations),
             network.residual,
+            network.output_activation,
         )
 
     def save(self, path: str | os.PathLike[str], *, optimizer: bool = False, date: str | None = None) -> None:
@@ -111,7 +114,8 @@ class Saving:
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If a parameter, a class label or a weight is nothing that a file can hold.
+            If a parameter, a class label or a weight is nothing that a file can hold. Of a custom loss only the name is
+            noted: give the function to ``load``.
         OSError
             If the file cannot be written.
 
@@ -146,13 +150,15 @@ class Saving:
         files.write(path, header, tensors)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], *, loss: CustomLoss | None = None) -> Self:
         """Read an estimator from a file that ``save`` wrote. Runs no code from the file.
 
         Parameters
         ----------
         path : str or path-like
             The file.
+        loss : callable or None, default=None
+            The custom loss of a model that has one, for its parameter ``loss``: a file notes only its name.
 
         Returns
         -------
@@ -163,7 +169,7 @@ class Saving:
         ------
         ModelFileError
             If the file is corrupt, truncated, newer than this version can read, no model file, or one of another
-            class. It is a ``ValueError`` of ``fastmlp.files``.
+            class; if ``loss`` is missing, or there is none to replace. It is a ``ValueError`` of ``fastmlp.files``.
         OSError
             If the file cannot be read.
         """
@@ -173,7 +179,10 @@ class Saving:
             saved = files.entry(header, "estimator", dict)
             if files.entry(saved, "class", str) != cls.__name__:
                 raise ValueError(f"it holds an estimator of class {saved['class']!r}, not {cls.__name__!r}")
-            model: Any = cls(**_parameters_of(cls, saved, tensors))
+            parameters = _parameters_of(cls, saved, tensors)
+        _put_loss(parameters, loss, path)
+        with files.errors_name(path):
+            model: Any = cls(**parameters)
             model._validate_params()
             model._set_parameters(files.stored_parameters(header, tensors), array_shapes(predictor.network))
             _restore(model, predictor, saved)
@@ -195,10 +204,11 @@ def _estimator_entry(model: Any, tensors: Tensors) -> Header:
         tensors["random_state.key"] = state["state"]["key"]
         names = {"pos": int(state["state"]["pos"]), "has_gauss": state["has_gauss"], "gauss": state["gauss"]}
         parameters["random_state"] = None
+    encoded = {name: files.encode(value, name) for name, value in sorted(parameters.items()) if name != "loss"}
     decoder = getattr(model, "_label_binarizer", None)
     return {
         "class": type(model).__name__,
-        "parameters": {name: files.encode(value, name) for name, value in sorted(parameters.items())},
+        "parameters": {**encoded, "loss": _encoded_loss(parameters["loss"])},
         "random_state": names if isinstance(random, np.random.RandomState) else None,
         "sparse_targets": None if decoder is None else bool(decoder.sparse_input_),
         "attributes": {name: files.encode(getattr(model, name), name) for name in _ATTRIBUTES if hasattr(model, name)},
@@ -224,9 +234,43 @@ def _optimizer_entry(model: Any, tensors: Tensors) -> Header:
     return {"curves": curves, "history": [*history], "state": {**names, **numbers}}
 
 
+def _encoded_loss(loss: str | CustomLoss) -> Any:
+    """Return the name of a loss; of a custom one, which no file can hold, where it comes from, for the reader."""
+    if isinstance(loss, str):
+        return loss
+    named = loss if hasattr(loss, "__qualname__") else type(loss)
+    return {"function": f"{named.__module__}.{named.__qualname__}"}
+
+
+def _put_loss(parameters: dict[str, Any], given: CustomLoss | None, path: str | os.PathLike[str]) -> None:
+    """Put the loss that is given in the place of a custom one."""
+    saved = parameters.get("loss")
+    if isinstance(saved, _Function):
+        if given is None:
+            raise files.ModelFileError(
+                f"{os.fspath(path)!r} holds a model with the custom loss {saved.name}, which no file can hold: pass it "
+                "as load(path, loss=...), or read the model by fastmlp.load(path) to predict"
+            )
+        parameters["loss"] = given
+    elif given is not None:
+        raise files.ModelFileError(
+            f"{os.fspath(path)!r} holds a model with loss={saved!r}: there loss must be None, got {given!r}"
+        )
+
+
+@dataclass(frozen=True)
+class _Function:
+    """What a file knows of a function."""
+
+    name: str
+
+
 def _parameters_of(cls: Any, saved: Header, tensors: Tensors) -> dict[str, Any]:
     encoded = files.entry(saved, "parameters", dict)
-    parameters = {name: files.decode(value) for name, value in encoded.items()}
+    loss = encoded.get("loss")
+    if isinstance(loss, dict) and loss.keys() == {"function"}:
+        loss = _Function(files.entry(loss, "function", str))
+    parameters = {name: loss if name == "loss" else files.decode(value) for name, value in encoded.items()}
     allowed = cls._get_param_names()
     if unknown := sorted(parameters.keys() - set(allowed)):
         raise ValueError(f"unknown parameters {unknown} of {cls.__name__}; valid names: {', '.join(allowed)}")

@@ -39,13 +39,18 @@ class Solvers(History):
             parameters,
             data,
             alpha=self.alpha,
-            loss_share=self.n_outputs_ if _core.losses()[self._core_loss()]["mean_over_outputs"] else 1,
+            loss_share=self.n_outputs_ if self._reports_mean_over_outputs() else 1,
             max_iter=self.max_iter,
             max_fun=self.max_fun,
             tol=self.tol,
             verbose=bool(self.verbose),
         )
         self.loss_, self.n_iter_ = outcome.loss, outcome.n_iter
+        if not isinstance(self.loss, str) and not math.isfinite(self.loss_):
+            raise ValueError(f"loss={self.loss!r} or its gradient is not finite where L-BFGS ended")
+
+    def _reports_mean_over_outputs(self) -> bool:
+        return isinstance(self.loss, str) and bool(_core.losses()[self._core_loss()]["mean_over_outputs"])
 
     def _fit_stochastic(
         self,

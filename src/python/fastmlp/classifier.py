@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from sklearn.utils.validation import validate_data
 
 from fastmlp._calibrated import CalibratedClassifier
-from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_with_link
+from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_and_activation
 from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
 
 if TYPE_CHECKING:
@@ -91,10 +91,12 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, BaseMLP):  # type: ig
         Threads: None lets the core choose, -1 takes all that the process may use. Results do not depend on it.
     dtype : {"float32", "float64"} or None, default=None
         Numbers in which to compute. None follows the data as scikit-learn does: float32 stays, all else is float64.
-    loss : {"log_loss", "focal"}, default="log_loss"
+    loss : {"log_loss", "focal"} or callable, default="log_loss"
         ``log_loss``: with ``label_smoothing`` (default 0) so much of each label's certainty is spread over all classes
         evenly. ``focal``: log loss times ``(1 - p) ** gamma`` (default 2), where p is the probability of the true
-        class: what is learned well already counts less.
+        class: what is learned well already counts less. Or a function ``(y, output, sample_weight) -> (loss,
+        gradient)`` as in ``MLPRegressor``: y is 0 or 1, one column for each class (a single one if there are two) or
+        label; outputs are scores before the softmax or logistic function; ``class_weight`` is in ``sample_weight``.
     loss_parameters : dict or None, default=None
         Hyper-parameters of the loss by name, as above; defaults where there is none. An unknown name is answered by all
         valid ones.
@@ -125,6 +127,8 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, BaseMLP):  # type: ig
         Decay rate of an exponential moving average of the parameters after each step. The average is what predicts, and
         what early stopping validates, ``coefs_`` and ``intercepts_``; training goes on from the parameters themselves.
         Not used by "lbfgs".
+    output_activation : {"softmax", "logistic"} or None, default=None
+        None or that of the targets: "softmax" for three or more classes, else "logistic".
     eval_metric : str, callable, list of them, or None, default=None
         What validation measures after each epoch besides the loss: None for the default (accuracy), "loss" for the loss
         itself, a name of ``sklearn.metrics.get_scorer_names()``, or a scorer ``(estimator, X, y) -> float``, where
@@ -228,9 +232,10 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, BaseMLP):  # type: ig
     """
 
     _score_name = "accuracy"
+    _default_loss = CLASS_LOSSES[0]
     _parameter_constraints: ClassVar = {
         **BaseMLP._parameter_constraints,
-        "loss": [StrOptions(set(CLASS_LOSSES))],
+        "loss": [StrOptions(set(CLASS_LOSSES)), callable],
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
         "calibration": [None, StrOptions({"temperature"})],
     }
@@ -388,8 +393,15 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, BaseMLP):  # type: ig
             )
 
     def _first_output_activation(self) -> str:
-        multiclass = self._label_binarizer.y_type_ == "multiclass"
-        return OUTPUT_ACTIVATIONS[self.loss if multiclass else loss_with_link(self.loss, "logistic")]
+        kind = self._label_binarizer.y_type_
+        loss = self.loss if isinstance(self.loss, str) else self._default_loss
+        link = OUTPUT_ACTIVATIONS[loss if kind == "multiclass" else loss_and_activation(loss, "logistic")[0]]
+        if self.output_activation not in (None, link):
+            raise ValueError(
+                f"the outputs of a classifier are probabilities: for {kind} targets output_activation must be None or "
+                f"{link!r}, got {self.output_activation!r}"
+            )
+        return link
 
     def _stratify(self, y: NDArray[Any]) -> NDArray[Any] | None:
         return y.astype(bool) if self.n_outputs_ == 1 else None

@@ -32,7 +32,14 @@ from fastmlp._engine import make_engine, network_of, predict_plain
 from fastmlp._features import HiddenFeatures
 from fastmlp._held_out import HeldOut, UserData, metrics_by_name
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters, initialization_rules
-from fastmlp._losses import LossParameters, loss_numbers, loss_with_link
+from fastmlp._losses import (
+    OUTPUT_ACTIVATIONS,
+    CustomLoss,
+    LossParameters,
+    batch_loss,
+    loss_and_activation,
+    loss_numbers,
+)
 from fastmlp._parameters import FlatParameters, array_shapes, float_dtype
 from fastmlp._saving import Saving
 from fastmlp._scikit_learn_callbacks import CallbackSupportMixin, with_callbacks
@@ -72,6 +79,7 @@ class BaseMLP(
     """A multilayer perceptron behind scikit-learn's interface; the parameters are described in the subclasses."""
 
     _score_name: ClassVar[str]
+    _default_loss: ClassVar[str]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", str, Interval(Integral, 1, None, closed="left")],
@@ -115,6 +123,7 @@ class BaseMLP(
         "clip_norm": [None, Interval(Real, 0, None, closed="neither")],
         "clip_value": [None, Interval(Real, 0, None, closed="neither")],
         "ema_decay": [None, Interval(Real, 0, 1, closed="neither")],
+        "output_activation": [None, StrOptions({*OUTPUT_ACTIVATIONS.values(), *_core.output_activations()})],
         "eval_metric": [None, str, callable, list, tuple],
         "max_time": [None, Interval(Real, 0, None, closed="neither")],
         "on_divergence": [StrOptions({"raise", "back_off"})],
@@ -149,7 +158,7 @@ class BaseMLP(
         max_fun: int = 15000,
         n_jobs: int | None = None,
         dtype: str | None = None,
-        loss: str = "log_loss",
+        loss: str | CustomLoss = "log_loss",
         loss_parameters: LossParameters | None = None,
         normalization: str | Sequence[str | None] | None = None,
         dropout: float | Sequence[float] = 0.0,
@@ -161,6 +170,7 @@ class BaseMLP(
         clip_norm: float | None = None,
         clip_value: float | None = None,
         ema_decay: float | None = None,
+        output_activation: str | None = None,
         eval_metric: Any = None,
         max_time: float | None = None,
         on_divergence: str = "raise",
@@ -244,12 +254,14 @@ class BaseMLP(
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
             self.out_activation_ = self._first_output_activation()
+        else:
+            self._refuse_other_output_activation()
         network = self._network(sizes)  # refuses sizes that no machine can hold
         if first_pass:
             self._initialize(network, X.dtype)
         parameters = self._own_parameters(network, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
-        engine = make_engine(network, dtype, self.n_jobs)
+        engine = make_engine(network, dtype, self.n_jobs, batch_loss(self.loss))
         forget_calibration(self)
         if self.solver == "lbfgs":
             _refuse_chance(network)
@@ -312,7 +324,15 @@ class BaseMLP(
 
     @abstractmethod
     def _first_output_activation(self) -> str:
-        """Name of the output activation of a new network."""
+        """Name of the output activation of a new network; refuses an ``output_activation`` that the loss does not."""
+
+    def _refuse_other_output_activation(self) -> None:
+        """Raise if training cannot go on with the output activation that the network has."""
+        kept = f"a fitted network keeps its output activation {self.out_activation_!r}"
+        if self.output_activation not in (None, self.out_activation_):
+            raise ValueError(f"{kept}: output_activation must be None or that, got {self.output_activation!r}")
+        if isinstance(self.loss, str) and self._core_loss() not in (self.loss, f"binary_{self.loss}"):
+            raise ValueError(f"{kept}, which loss={self.loss!r} does not have: fit anew with warm_start=False")
 
     def _weights_by_class(self, y: NDArray[Any], sample_weight: Any, incremental: bool) -> NDArray[Any] | None:
         """Weights of samples that follow from their checked targets, if any."""
@@ -322,9 +342,15 @@ class BaseMLP(
         """What the split for early stopping keeps balanced."""
         return None
 
+    def _loss_and_activation(self) -> tuple[str, str]:
+        """The core's loss and the activation before it; a custom loss is that of its output activation to the core."""
+        return loss_and_activation(
+            self.loss if isinstance(self.loss, str) else self._default_loss, self.out_activation_
+        )
+
     def _core_loss(self) -> str:
         """Name of the loss that owns ``out_activation_``: ``loss``, or its sibling for two classes and for labels."""
-        return loss_with_link(self.loss, self.out_activation_)
+        return self._loss_and_activation()[0]
 
     def _core_loss_parameters(self) -> dict[str, Any]:
         return loss_numbers(self._core_loss(), self.loss_parameters)
@@ -338,7 +364,10 @@ class BaseMLP(
             dropout = [float(self.input_dropout), *hidden_dropout(self.dropout, n_hidden)]
             extras = tuple(hidden_normalizations(self.normalization, n_hidden)), tuple(dropout), bool(self.residual)
         activations = tuple(hidden_activations(self.activation, n_hidden))
-        return network_of(tuple(sizes), activations, self._core_loss(), loss_parameters, *extras)
+        loss, activation = self._loss_and_activation()
+        if activation != "identity":
+            extras = *(extras or ((), (), False)), activation
+        return network_of(tuple(sizes), activations, loss, loss_parameters, *extras)
 
     def _initialize(self, network: _core.Network, dtype: DTypeLike) -> None:
         self.n_iter_ = 0

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from fastmlp import _core, schedules
+from fastmlp._losses import OUTPUT_ACTIVATIONS
 from fastmlp._parameters import array_shapes, cut
 from fastmlp._validation import NORMALIZATIONS, name_among, unit_counts
 from fastmlp.predictor import Predictor
@@ -130,6 +131,7 @@ def build_predictor(header: Header, tensors: Tensors, assume_finite: bool, n_job
         n_jobs,
         described.get("loss_parameters"),  # older files have none
         *_hidden_extras(described),
+        _output_activation(described),
     )
     if entry(described, "out_activation", str) != predictor.out_activation_:
         raise ValueError(
@@ -167,6 +169,12 @@ def _hidden_extras(described: Header) -> tuple[tuple[str, ...], bool]:
     for name in names:
         name_among(name, NORMALIZATIONS, "normalization")
     return tuple(names), entry(described, "residual", bool) if "residual" in described else False
+
+
+def _output_activation(described: Header) -> str:
+    """Return the activation before the loss: the output activation, if the loss has none of its own."""
+    name, link = entry(described, "out_activation", str), OUTPUT_ACTIVATIONS.get(entry(described, "loss", str))
+    return name if link == "identity" and name in _core.output_activations() else "identity"
 
 
 def _by_name(arrays: Mapping[str, list[Any]]) -> dict[str, Any]:

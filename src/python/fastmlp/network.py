@@ -12,7 +12,7 @@ from fastmlp import _core
 from fastmlp._display import layers_html, layers_text
 from fastmlp._engine import make_engine
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters
-from fastmlp._losses import CLASS_LOSSES, LossParameters, loss_numbers
+from fastmlp._losses import CLASS_LOSSES, OPEN_LOSSES, LossParameters, loss_numbers, number_output
 from fastmlp._parameters import views
 from fastmlp._validation import hidden_activations, hidden_normalizations, name_among, real_array, unit_counts
 
@@ -54,6 +54,8 @@ class Network:
         Add to the sums of each hidden layer but the first those of the layer below.
     initialization : str, callable, or list of them, default="glorot_uniform"
         How weights start, as in the estimators.
+    output_activation : str or None, default=None
+        Activation of the output layer, if the loss has none of its own; None is the identity then.
 
     Attributes
     ----------
@@ -120,14 +122,14 @@ class Network:
         normalization: str | Sequence[str | None] | None = None,
         residual: bool = False,
         initialization: Rule | Sequence[Rule] = DEFAULT,
+        output_activation: str | None = None,
     ) -> None:
         self.layer_sizes = tuple(unit_counts(layer_sizes, "layer_sizes"))
         if len(self.layer_sizes) < 2:
             raise ValueError(f"layer_sizes must name at least an input and an output layer, got {layer_sizes!r}")
         self.activations = tuple(hidden_activations(activation, len(self.layer_sizes) - 2))
-        losses = _core.losses()
-        self.loss_name = name_among(loss, losses, "loss")
-        self.output_activation: str = losses[loss]["link"]
+        self.loss_name = name_among(loss, _core.losses(), "loss")
+        self.output_activation = number_output(loss, output_activation)
         self.loss_parameters = loss_numbers(loss, loss_parameters)
         per_target = _core.loss_outputs(loss, self.loss_parameters)[0]
         self.n_targets, rest = divmod(self.layer_sizes[-1], per_target)
@@ -154,7 +156,8 @@ class Network:
     @property
     def network(self) -> _core.Network:
         """The core's description of the network."""
-        extras = self.normalizations, (), self.residual
+        activation = self.output_activation if self.loss_name in OPEN_LOSSES else "identity"
+        extras = self.normalizations, (), self.residual, activation
         return _core.Network(self.layer_sizes, self.activations, self.loss_name, self.loss_parameters, *extras)
 
     # --- parameters ---------------------------------------------------------------------------------------------------

@@ -68,6 +68,8 @@ class Predictor:
         in the order of ``_core.Network.offsets``.
     residual : bool, default=False
         Whether the sums of a hidden layer are added to those of the next one.
+    output_activation : str, default="identity"
+        Activation of the output layer, where the loss has none of its own.
 
     Attributes
     ----------
@@ -113,6 +115,7 @@ class Predictor:
     loss_parameters: Mapping[str, Any] | None = None
     normalizations: tuple[str, ...] = ()
     residual: bool = False
+    output_activation: str = "identity"
     network: _core.Network = field(init=False)
     _compiled: _core.Predictor = field(init=False)
 
@@ -125,7 +128,8 @@ class Predictor:
         loss = name_among(self.loss, _core.losses(), "loss")
         normalizations = hidden_normalizations(self.normalizations or None, len(sizes) - 2)
         numbers, residual = loss_numbers(loss, self.loss_parameters), bool(self.residual)
-        network = _core.Network(sizes, activations, loss, numbers, normalizations, (), residual)
+        activation = name_among(self.output_activation, _core.output_activations(), "output_activation")
+        network = _core.Network(sizes, activations, loss, numbers, normalizations, (), residual, activation)
         parameters = real_array(self.parameters, "parameters", float_dtype(np.asarray(self.parameters).dtype))
         if parameters.shape != (network.n_parameters,):
             raise ValueError(
@@ -200,7 +204,7 @@ class Predictor:
     def out_activation_(self) -> str:
         """Activation of the output layer."""
         name: str = _core.losses()[self.loss]["link"]
-        return name
+        return name if self.output_activation == "identity" else self.output_activation
 
     def __call__(self, X: Any, out: NDArray[Any] | None = None) -> Any:
         """Return probabilities (classification) or values (regression).

@@ -18,11 +18,13 @@ from fastmlp._calibrated import CalibratedRegressor
 from fastmlp._initialization import DEFAULT, Rule
 from fastmlp._losses import (
     NUMBER_LOSSES,
-    OUTPUT_ACTIVATIONS,
+    OPEN_LOSSES,
     VARIANCE_LOSSES,
+    CustomLoss,
     LossParameters,
     central_values,
     loss_numbers,
+    number_output,
     predicted_values,
     standard_deviations,
 )
@@ -42,7 +44,7 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, BaseMLP):  # type: ignor
 
     Parameters
     ----------
-    loss : str, default="squared_error"
+    loss : str or callable, default="squared_error"
         Distances, with the outputs as they are; ``loss_`` reports their mean over targets:
 
         - ``squared_error``: half of it; it learns the mean.
@@ -60,6 +62,10 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, BaseMLP):  # type: ignor
           which is ``poisson``, over 2, which is ``gamma``, to 3 (inverse Gaussian).
         - ``gaussian_nll``: of a normal distribution whose mean and variance are both learned; ``eps`` (default 1e-6) is
           the least variance.
+
+        Or a function ``(y, output, sample_weight) -> (loss, gradient)``, asked once for each batch. From targets and
+        predictions of shape (n, n_targets), and weights of shape (n,) or None, it computes the mean loss, which
+        ``loss_`` reports, and its derivatives with respect to the predictions, of their shape.
     hidden_layer_sizes : int, array-like of int or str, default=(100,)
         Units of each hidden layer; ``()`` for none, "256x3" for three of 256.
     activation : str or list of str, default="relu"
@@ -151,6 +157,10 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, BaseMLP):  # type: ignor
         Decay rate of an exponential moving average of the parameters after each step. The average is what predicts, and
         what early stopping validates, ``coefs_`` and ``intercepts_``; training goes on from the parameters themselves.
         Not used by "lbfgs".
+    output_activation : str or None, default=None
+        Activation of the outputs before the loss, such as "softplus" or "exp" (above 0), "logistic" (between 0 and 1),
+        or any of the hidden layers'; for "squared_error", "absolute_error", "huber", "log_cosh" and functions. None is
+        "identity" for these; the other losses have their own.
     eval_metric : str, callable, list of them, or None, default=None
         What validation measures after each epoch besides the loss: None for the default (R2), "loss" for the loss
         itself, a name of ``sklearn.metrics.get_scorer_names()``, or a scorer ``(estimator, X, y) -> float``, where
@@ -231,6 +241,7 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, BaseMLP):  # type: ignor
 
     Examples
     --------
+    >>> import numpy as np
     >>> from fastmlp import MLPRegressor
     >>> from sklearn.datasets import make_regression
     >>> X, y = make_regression(n_samples=200, n_features=20, random_state=1)
@@ -246,14 +257,28 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, BaseMLP):  # type: ignor
     >>> regressor = MLPRegressor("quantile", loss_parameters=levels, random_state=1, max_iter=50, tol=1.0).fit(X, y)
     >>> regressor.predict(X[:2]).shape
     (2, 3)
+
+    A loss of your own, for which too much is three times as bad as too little:
+
+    >>> def lopsided(y, output, sample_weight):
+    ...     excess = output - y
+    ...     gradient = np.where(excess > 0, 3, 1) * excess / len(y)
+    ...     return (gradient * excess).sum() / 2, gradient
+    >>> regressor = MLPRegressor(lopsided, solver="lbfgs", tol=1.0, random_state=1).fit(X, y)
+    >>> regressor.score(X, y) > 0.99
+    True
     """
 
     _score_name = "r2"
-    _parameter_constraints: ClassVar = {**BaseMLP._parameter_constraints, "loss": [StrOptions(set(NUMBER_LOSSES))]}
+    _default_loss = OPEN_LOSSES[0]
+    _parameter_constraints: ClassVar = {
+        **BaseMLP._parameter_constraints,
+        "loss": [StrOptions(set(NUMBER_LOSSES)), callable],
+    }
 
     def __init__(
         self,
-        loss: str = "squared_error",
+        loss: str | CustomLoss = "squared_error",
         hidden_layer_sizes: int | str | Sequence[int] = (100,),
         activation: str | Sequence[str] = "relu",
         *,
@@ -291,6 +316,7 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, BaseMLP):  # type: ignor
         clip_norm: float | None = None,
         clip_value: float | None = None,
         ema_decay: float | None = None,
+        output_activation: str | None = None,
         eval_metric: Any = None,
         max_time: float | None = None,
         on_divergence: str = "raise",
@@ -395,11 +421,12 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, BaseMLP):  # type: ignor
         return X, y
 
     def _learn_targets(self, y: NDArray[Any], incremental: bool) -> None:
-        n_targets = 1 if y.ndim == 1 else y.shape[1]
-        self.n_outputs_ = n_targets * _core.loss_outputs(self.loss, loss_numbers(self.loss, self.loss_parameters))[0]
+        self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
+        if isinstance(self.loss, str):
+            self.n_outputs_ *= _core.loss_outputs(self.loss, loss_numbers(self.loss, self.loss_parameters))[0]
 
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         return y.reshape(-1, 1) if y.ndim == 1 else y
 
     def _first_output_activation(self) -> str:
-        return OUTPUT_ACTIVATIONS[self.loss]
+        return number_output(self.loss, self.output_activation)

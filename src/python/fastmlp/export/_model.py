@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import _core
-from fastmlp._losses import OUTPUT_ACTIVATIONS
+from fastmlp._losses import loss_and_activation
 from fastmlp._parameters import KINDS, array_shapes, cut, float_dtype, layer_sizes
 from fastmlp._validation import hidden_activations
 from fastmlp.export._functions import EPSILON, Function, Normalization, function, normalization
@@ -78,7 +78,7 @@ class Model:
     classes: NDArray[Any] | None
     multilabel: bool
     feature_names: list[str]
-    loss: str  # it owns the output activation, which may depend on its hyper-parameters
+    loss: str  # it may own the output activation, which may depend on its hyper-parameters
     loss_parameters: dict[str, Any]
     center: NDArray[Any] | None = None  # (n_features,), of scalers before the network: (x - center) * factor
     factor: NDArray[Any] | None = None
@@ -115,7 +115,7 @@ class Model:
 
     def network(self, matrices: list[NDArray[Any]] | None = None, dtype: str = "float64") -> Network:
         """Return the same function, or that of other weights, as a ``Network``."""
-        *hidden, _ = self.layers
+        *hidden, last = self.layers
         network = Network(
             self.sizes,
             [layer.function for layer in hidden],
@@ -124,6 +124,7 @@ class Model:
             loss_parameters=self.loss_parameters,
             normalization=[layer.normalization for layer in hidden],
             residual=any(layer.has_skip for layer in hidden),
+            output_activation=None if last.function == "identity" else last.function,
         )
         arrays = cut(network.parameters, array_shapes(network.network))
         for number, layer in enumerate(self.layers):
@@ -136,12 +137,8 @@ class Model:
 
 
 def loss_of(link: str) -> str:
-    """Return the name of the first loss that owns this output activation."""
-    losses = [loss for loss, activation in OUTPUT_ACTIVATIONS.items() if activation == link]
-    if not losses:
-        valid = ", ".join(map(repr, dict.fromkeys(OUTPUT_ACTIVATIONS.values())))
-        raise ValueError(f"unknown output activation {link!r}; valid names: {valid}")
-    return losses[0]
+    """Return the name of the first loss that owns this output activation, else the first that has none of its own."""
+    return loss_and_activation("", link)[0]
 
 
 def read_model(model: Any) -> Model:
@@ -204,8 +201,9 @@ def _loss(model: Any, link: str) -> tuple[str, dict[str, Any]]:
     given: Any = getattr(model, "loss_parameters", None) or {}
     if hasattr(model, "_core_loss"):
         loss, given = model._core_loss(), model._core_loss_parameters()
-    if OUTPUT_ACTIVATIONS.get(loss) != link:  # scikit-learn calls its losses otherwise
-        loss, given = loss_of(link), {}
+    found = loss_and_activation(loss, link)[0]
+    if found != loss:  # scikit-learn calls its losses otherwise
+        loss, given = found, {}
     return loss, {**_core.losses()[loss]["hyperparameters"], **given}
 
 

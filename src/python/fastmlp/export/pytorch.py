@@ -183,10 +183,10 @@ def from_torch(
     sequential : torch.nn.Sequential
         ``Linear`` layers; behind each ``BatchNorm1d``, ``LayerNorm``, ``RMSNorm`` or none, and then an activation of
         ours or none. ``Sequential`` may be nested. ``Dropout``, ``Flatten`` and ``Identity`` are passed over. Behind
-        the last ``Linear`` only ``Softmax``, ``Sigmoid`` or none. With skips only what ``to_torch`` has made.
+        the last ``Linear`` also ``Softmax``. With skips only what ``to_torch`` has made.
     loss : str or None, default=None
-        The loss of the network, which owns its output activation. None takes the one that the last module tells:
-        "log_loss" for ``Softmax``, "binary_log_loss" for ``Sigmoid``, else "squared_error". Name it if the module
+        The loss of the network. None takes one that owns the output activation that the last module tells: "log_loss"
+        for ``Softmax``, "binary_log_loss" for ``Sigmoid``; else "squared_error" behind it. Name it if the module
         returns logits: its output activation is then added.
     loss_parameters : dict or None, default=None
         Hyper-parameters of the loss by name. None takes those that the last module tells, else defaults.
@@ -233,8 +233,8 @@ def from_torch(
     link = layers[-1].function
     if loss is None:
         loss = loss_of(link)
-    elif link != _core.losses()[name_among(loss, _core.losses(), "loss")]["link"] and link != "identity":
-        wanted = _core.losses()[loss]["link"]
+    wanted = _core.losses()[name_among(loss, _core.losses(), "loss")]["link"]
+    if link not in ("identity", wanted) and wanted != "identity":
         raise ValueError(f"loss {loss!r} has the output activation {wanted!r}, but the last module is {link!r}")
     plan = Model(layers, None, False, [], loss, dict(loss_parameters or {}))
     doubles = any(layer.coef.dtype == np.float64 for layer in layers)
