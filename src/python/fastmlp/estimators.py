@@ -17,12 +17,20 @@ import numpy as np
 from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import _core
+from fastmlp._calibrated import forget_calibration
 from fastmlp._engine import make_engine, network_of, predict_plain
 from fastmlp._features import HiddenFeatures
+from fastmlp._held_out import HeldOut, UserData, metrics_by_name
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters, initialization_rules
 from fastmlp._losses import (
     OUTPUT_ACTIVATIONS,
@@ -34,8 +42,9 @@ from fastmlp._losses import (
 )
 from fastmlp._parameters import FlatParameters, array_shapes, float_dtype
 from fastmlp._saving import Saving
+from fastmlp._scikit_learn_callbacks import CallbackSupportMixin, with_callbacks
 from fastmlp._solvers import Solvers
-from fastmlp._training import NOT_FINITE, Data
+from fastmlp._training import NOT_FINITE, core_data
 from fastmlp._validation import (
     core_array,
     core_matrix,
@@ -44,6 +53,7 @@ from fastmlp._validation import (
     hidden_normalizations,
     unit_counts,
 )
+from fastmlp.callbacks import Callback, as_callbacks
 from fastmlp.schedules import NAMES
 
 if TYPE_CHECKING:
@@ -56,7 +66,16 @@ if TYPE_CHECKING:
 SPARSE_FORMATS = ["csr", "csc"]
 
 
-class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseMLP(
+    Solvers,
+    Saving,
+    HiddenFeatures,
+    FlatParameters,
+    CallbackSupportMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+    ABC,
+):
     """A multilayer perceptron behind scikit-learn's interface; the parameters are described in the subclasses."""
 
     _score_name: ClassVar[str]
@@ -80,7 +99,12 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         "momentum": [Interval(Real, 0, 1, closed="both")],
         "nesterovs_momentum": ["boolean"],
         "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "validation_fraction": [
+            Interval(Real, 0, 1, closed="left"),
+            HasMethods(["split", "get_n_splits"]),
+            list,
+            tuple,
+        ],
         "beta_1": [Interval(Real, 0, 1, closed="left")],
         "beta_2": [Interval(Real, 0, 1, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="neither")],
@@ -100,6 +124,10 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         "clip_value": [None, Interval(Real, 0, None, closed="neither")],
         "ema_decay": [None, Interval(Real, 0, 1, closed="neither")],
         "output_activation": [None, StrOptions({*OUTPUT_ACTIVATIONS.values(), *_core.output_activations()})],
+        "eval_metric": [None, str, callable, list, tuple],
+        "max_time": [None, Interval(Real, 0, None, closed="neither")],
+        "on_divergence": [StrOptions({"raise", "back_off"})],
+        "callbacks": [None, callable, Callback, list, tuple],
     }
 
     def __init__(
@@ -122,7 +150,7 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
         early_stopping: bool = False,
-        validation_fraction: float = 0.1,
+        validation_fraction: Any = 0.1,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
@@ -143,14 +171,30 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         clip_value: float | None = None,
         ema_decay: float | None = None,
         output_activation: str | None = None,
+        eval_metric: Any = None,
+        max_time: float | None = None,
+        on_divergence: str = "raise",
+        callbacks: Any = None,
         class_weight: Any = None,
+        calibration: str | None = None,
     ) -> None:
         for name, value in [*locals().items()]:
             if name != "self":
                 setattr(self, name, value)
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    @with_callbacks  # type: ignore[untyped-decorator]
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+        groups: Any = None,
+    ) -> Self:
         """Fit the model to features and targets.
 
         Parameters
@@ -161,6 +205,15 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
             Class labels or, in regression, finite numbers.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each sample in the loss and in the validation score; None means 1.
+        X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
+            Data of its own to validate on after each epoch: see ``history_``. With ``early_stopping`` it takes the
+            place of rows set aside. Not used by "lbfgs".
+        y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
+            Its targets.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Its weights; None means 1.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the samples, for a splitter as ``validation_fraction``.
 
         Returns
         -------
@@ -172,9 +225,17 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         ValueError
             For data that is not as above, for targets that the loss does not accept, and for a training that diverges.
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        return self._fit(X, y, sample_weight, False, groups, (X_val, y_val, sample_weight_val))
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Self:
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        incremental: bool,
+        groups: Any = None,
+        validation: tuple[Any, Any, Any] = (None, None, None),
+    ) -> Self:
         hidden = unit_counts(self.hidden_layer_sizes, "hidden_layer_sizes")
         hidden_activations(self.activation, len(hidden))
         hidden_normalizations(self.normalization, len(hidden))
@@ -182,17 +243,13 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         initialization_rules(self.initialization, len(hidden) + 1)
         loss_numbers(self.loss, self.loss_parameters)  # refuses what the loss does not know, before all work
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        X, y = self._validate_fit(X, y, incremental, reset=first_pass)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X)
-        class_weights = self._weights_by_class(y, sample_weight, incremental)
-        if class_weights is not None:
-            sample_weight = class_weights if sample_weight is None else class_weights * sample_weight
-        if sample_weight is not None:
-            if not sample_weight.any():  # scikit-learn before 1.9 lets it pass
-                raise ValueError("Sample weights must contain at least one non-zero number.")
-            if sample_weight.sum() == 0:
-                raise ValueError("Sample weights must not sum to 0: the loss is divided by their sum.")
+        metrics_by_name(self.eval_metric, self._score_name)
+        as_callbacks(self.callbacks)
+        X, labels = self._validate_data(X, y, reset=first_pass)
+        self._learn_targets(labels, incremental)
+        y = self._encode(labels)
+        sample_weight = self._weights(X, y, sample_weight, incremental)
+        given = UserData(X, labels, sample_weight, None if groups is None else np.asarray(groups))
         self._random_state = check_random_state(self.random_state)
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
@@ -205,25 +262,65 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         parameters = self._own_parameters(network, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
         engine = make_engine(network, dtype, self.n_jobs, batch_loss(self.loss))
+        forget_calibration(self)
         if self.solver == "lbfgs":
             _refuse_chance(network)
-        data = Data(
-            core_matrix(X, dtype),
-            y if y.ndim == 1 else core_array(y, dtype),
-            None if sample_weight is None else core_array(sample_weight, dtype),
-        )
+        data = core_data(X, y, sample_weight, dtype)
+        held_out = self._own_validation(validation, dtype)
         if self.solver == "lbfgs":
             self._fit_lbfgs(engine, parameters, data)
         else:
-            self._fit_stochastic(engine, network, parameters, data, incremental)
+            self._fit_stochastic(engine, network, parameters, data, given, held_out, incremental)
         with np.errstate(over="ignore", invalid="ignore"):  # a finite sum has finite terms, and needs no room
             if not np.isfinite(parameters.sum()) and not np.isfinite(parameters).all():
                 raise ValueError(NOT_FINITE)
         return self
 
+    def _weights(self, X: Any, y: NDArray[Any], sample_weight: Any, incremental: bool) -> NDArray[Any] | None:
+        """Return the weights of samples, those of their classes included; None if all are 1."""
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+        class_weights = self._weights_by_class(y, sample_weight, incremental)
+        if class_weights is not None:
+            sample_weight = class_weights if sample_weight is None else class_weights * sample_weight
+        if sample_weight is None:
+            return None
+        if not sample_weight.any():  # scikit-learn before 1.9 lets it pass
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        if sample_weight.sum() == 0:
+            raise ValueError("Sample weights must not sum to 0: the loss is divided by their sum.")
+        return np.asarray(sample_weight)
+
+    def _own_validation(self, validation: tuple[Any, Any, Any], dtype: np.dtype[Any]) -> HeldOut | None:
+        """Check the data for validation, if there is any."""
+        X, y, sample_weight = validation
+        if X is None and y is None and sample_weight is None:
+            return None
+        if X is None or y is None:
+            raise ValueError("X_val and y_val belong together: fit was given only one of them, or only weights")
+        if self.solver == "lbfgs":
+            raise ValueError("X_val needs a solver that descends batch by batch, not 'lbfgs'")
+        X, labels = self._validate_data(X, y, reset=False)
+        self._check_known(labels)
+        y = self._encode(labels)
+        sample_weight = self._weights(X, y, sample_weight, incremental=False)
+        user_data = (X, labels, sample_weight)
+        return HeldOut(None, core_data(X, y, sample_weight, dtype), lambda: user_data)
+
     @abstractmethod
-    def _validate_fit(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
-        """Check data; return features and targets: int32 class numbers (n,), else numbers (n, m). Sets n_outputs_."""
+    def _validate_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
+        """Check data; return features and targets in the user's form."""
+
+    @abstractmethod
+    def _learn_targets(self, y: NDArray[Any], incremental: bool) -> None:
+        """Learn what targets there are: sets ``n_outputs_``, and ``classes_`` of a classifier."""
+
+    def _check_known(self, y: NDArray[Any]) -> None:
+        """Raise if targets to validate on are none that can be predicted."""
+
+    @abstractmethod
+    def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Return checked targets as the core takes them: int32 class numbers (n,), else numbers (n, n_targets)."""
 
     @abstractmethod
     def _first_output_activation(self) -> str:
@@ -299,14 +396,17 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
                 return outputs
         return self._layer(X, len(sizes) - 1)
 
-    def _layer(self, X: Any, layer: int) -> FloatArray:
+    def _layer(self, X: Any, layer: int, network: _core.Network | None = None) -> FloatArray:
         """Return a layer (n_samples, n_units) of a fitted network; 0 is the input. As ``_outputs``, for any X."""
-        flat, sizes = self._parameters()
         X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
+        return self._layer_of_checked(X, layer, network)
+
+    def _layer_of_checked(self, X: Any, layer: int, network: _core.Network | None) -> FloatArray:
+        flat, sizes = self._parameters()
         if sizes[0] != X.shape[1]:
             raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
         dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
-        engine = make_engine(self._network(sizes), dtype, self.n_jobs)
+        engine = make_engine(network or self._network(sizes), dtype, self.n_jobs)
         return engine.predict(core_array(flat, dtype), core_matrix(X, dtype), layer)
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
