@@ -240,6 +240,41 @@ def test_a_batch_without_weight_is_passed_over():
     assert sums == [32, 32, 32, 22]
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["set aside", "of its own"])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["", "weighted"])
+def test_rows_to_validate_on_are_asked_once_an_epoch(apart, weights, dtype):
+    """Their loss is the custom one too, and may decide when to stop."""
+    n_rows = []
+
+    def recorded(y, outputs, sample_weight):
+        n_rows.append(len(y))
+        return mean_of("binary_log_loss", y, outputs, sample_weight)
+
+    y, given = CLASSES == "a", {}
+    if apart:
+        given = {"X_val": X[:41], "y_val": y[:41], "sample_weight_val": None if weights is None else weights[:41]}
+    settings = FAST | {"dtype": dtype, "early_stopping": True, "eval_metric": "loss", "n_jobs": 2}
+    theirs = MLPClassifier(**settings).fit(X, y, weights, **given)
+    ours = MLPClassifier(loss=recorded, **settings).fit(X, y, weights, **given)
+    assert n_rows == ([32, 32, 32, 32, 22, 41] if apart else [32, 32, 32, 32, 7, 15]) * 6
+    close = 1e-9 if dtype == "float64" else 1e-4
+    np.testing.assert_allclose(ours.history_["val_loss"], theirs.history_["val_loss"], rtol=close)
+    np.testing.assert_allclose(ours.best_validation_score_, theirs.best_validation_score_, rtol=close)
+    np.testing.assert_allclose(flat(ours), flat(theirs), rtol=close, atol=close)
+
+
+def test_an_error_while_validating_is_raised():
+    def loss(y, outputs, sample_weight):
+        if len(y) == 15:
+            raise LookupError("not of these")
+        return squared(y, outputs, sample_weight)
+
+    with pytest.raises(LookupError, match="not of these"):
+        MLPRegressor(loss, **FAST, early_stopping=True).fit(X, NUMBERS)
+    with pytest.raises(LookupError, match="not of these"):
+        MLPRegressor(loss, **FAST).fit(X, NUMBERS, X_val=X[:15], y_val=NUMBERS[:15])
+
+
 def test_its_arrays_are_its_own():
     """It may change them and keep them."""
     kept = []

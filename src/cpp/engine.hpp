@@ -139,7 +139,7 @@ public:
                        T* out) = 0;
 
   // Predictions for rows of the data with the engine's own parameters, to out (n, n_outputs); returns their weighted
-  // mean loss.
+  // mean loss: nothing is meant by it once `data.loss` has failed.
   virtual double evaluate(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, T* out) = 0;
 };
 

@@ -253,7 +253,9 @@ private:
     const double loss =
         engine.evaluate(validation.data, validation.rows.data(), std::int64_t(n), predictions.data()) / loss_share;
     std::optional<double> answer = -loss;
-    if (!std::all_of(predictions.begin(), predictions.end(), [](T p) { return std::isfinite(p); }))
+    if (validation.data.loss && validation.data.loss->failed())
+      answer = std::nullopt;
+    else if (!std::all_of(predictions.begin(), predictions.end(), [](T p) { return std::isfinite(p); }))
       answer = std::nan("");
     else if (score == Score::accuracy)
       answer = accuracy(network, validation.data, validation.rows, predictions.data());

@@ -264,6 +264,7 @@ public:
       if (order.empty()) reject("there are no rows to train on");
       Dataset<T> others;
       if (!validation.is_none()) others = validation_data<T>(validation, validation_rows, data.labels != nullptr);
+      PythonLoss<T> others_loss(validation.is_none() ? py::object(py::none()) : loss, network, others);
       const Validation<T> watched =
           validation.is_none()
               ? Validation<T>{data, row_numbers(validation_rows, "validation_rows", data.X.n_rows, false)}
@@ -291,6 +292,7 @@ public:
       }
       python.raise();
       own_loss.raise(true);
+      others_loss.raise(true);
       return report(options, state, best);
     });
   }

@@ -1,6 +1,7 @@
 // Predictions: rows through the layers, in panels on some threads, or one by one.
 #pragma once
 
+#include "outside_loss.hpp"
 #include "propagation.hpp"
 #include "threads.hpp"
 
@@ -120,6 +121,7 @@ template <class T> struct PanelPrediction {
 
   // The same for the rows of a dataset; returns the weighted sum of their losses.
   double evaluate(const Dataset<T>& data, const RowRange& rows, int most_threads, T* out) const {
+    if (data.loss) return ask_outside(data, rows, most_threads, out);
     const int R = propagation.kernels.rows;
     const std::ptrdiff_t n_targets = network.n_targets(), n_outputs = network.n_outputs();
     std::vector<double> losses(std::size_t((rows.n + R - 1) / R)); // of panels, so that their sum has one order
@@ -135,6 +137,17 @@ template <class T> struct PanelPrediction {
   }
 
 private:
+  double ask_outside(const Dataset<T>& data, const RowRange& rows, int most_threads, T* out) const {
+    const Batch<T> batch(data, rows, propagation.kernels.rows);
+    OutsideLoss<T> outside(propagation.kernels, network.n_outputs());
+    outside.prepare(rows.n);
+    const auto all = [](std::int64_t, int) { return true; };
+    run(data.X, rows, network.n_layers(), most_threads, out, all,
+        [&](std::int64_t panel, const T* z) { outside.take(z, panel * batch.R, batch.rows_of(panel)); });
+    outside.evaluate(batch);
+    return outside.mean * batch.weight;
+  }
+
   // `judge(panel, z)` sees the last layer of each panel before its link.
   template <class Accepts, class Judge>
   bool run(const Matrix<T>& X, const RowRange& rows, int layer, int most_threads, T* out, const Accepts& accepts,

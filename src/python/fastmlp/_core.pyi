@@ -197,10 +197,11 @@ class Engine:
 
     ``n_threads=0`` lets the engine choose: as many as the process may use, fewer when the work is small.
 
-    ``loss`` is what training descends in place of the network's: called once a batch with its targets (class numbers
-    one-hot), its outputs (behind ``Network.output_activation``, before the link) and its weights or None, arrays of the
-    engine's dtype that it may keep. It returns the mean loss as a float and its gradient with respect to the outputs.
-    What it raises ends training and is raised; a loss or gradient that is not finite is a loss of NaN.
+    ``loss`` is what training descends in place of the network's: called once a batch, and once an epoch for the rows to
+    validate on, with their targets (class numbers one-hot), outputs (behind ``Network.output_activation``, before the
+    link) and weights or None, arrays of the engine's dtype that it may keep. It returns the mean loss as a float and
+    its gradient with respect to the outputs. What it raises ends training and is raised; a loss or gradient that is not
+    finite is a loss of NaN.
     """
 
     def __init__(self, network: Network, dtype: str, n_threads: int = 0, loss: BatchLoss | None = None) -> None: ...

@@ -63,9 +63,9 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, BaseMLP):  # type: ignor
         - ``gaussian_nll``: of a normal distribution whose mean and variance are both learned; ``eps`` (default 1e-6) is
           the least variance.
 
-        Or a function ``(y, output, sample_weight) -> (loss, gradient)``, asked once for each batch. From targets and
-        predictions of shape (n, n_targets), and weights of shape (n,) or None, it computes the mean loss, which
-        ``loss_`` reports, and its derivatives with respect to the predictions, of their shape.
+        Or a function ``(y, output, sample_weight) -> (loss, gradient)``, asked once for each batch, and after an epoch
+        for rows to validate on. From targets and predictions of shape (n, n_targets), and weights of shape (n,) or
+        None, it computes the mean loss, which ``loss_`` reports, and its derivatives with respect to the predictions.
     hidden_layer_sizes : int, array-like of int or str, default=(100,)
         Units of each hidden layer; ``()`` for none, "256x3" for three of 256.
     activation : str or list of str, default="relu"
