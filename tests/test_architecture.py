@@ -17,6 +17,7 @@ CPP, PYTHON = ROOT / "src" / "cpp", ROOT / "src" / "python" / "fastmlp"
 # `__init__`, is a front door that opens rooms on demand.
 CPP_ROOMS = [
     "vector_math",
+    "dual",
     "catalog",
     "activations",
     "losses",
@@ -44,6 +45,7 @@ PYTHON_ROOMS = [
     "files",
     "_saving",
     "_features",
+    "_inspection",
     "estimators",
     "classifier",
     "regressor",

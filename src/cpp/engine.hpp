@@ -125,6 +125,11 @@ public:
   // the parameters `flat`, or those of the engine if it is null.
   virtual void predict(const T* flat, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
                        T* out) = 0;
+
+  // Gradients by the inputs: for each row of X and each of its vectors, (n_rows, n_vectors, n_outputs), the vector
+  // times the derivatives of the outputs before the link by the inputs, to out (n_rows, n_vectors, n_inputs). With
+  // `flat` and running statistics as in `predict`.
+  virtual void input_gradient(const T* flat, const Matrix<T>& X, const T* vectors, int n_vectors, T* out) = 0;
 };
 
 template <class T>

@@ -263,6 +263,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   py::class_<PyEngine>(m, "Engine")
       .def(py::init<const Network&, const std::string&, int>(), "network"_a, "dtype"_a, "n_threads"_a = 0)
       .def("predict", &PyEngine::predict, "parameters"_a, "X"_a, "layer"_a = -1)
+      .def("input_gradient", &PyEngine::input_gradient, "parameters"_a, "X"_a, "vectors"_a)
       .def("loss_and_gradient", &PyEngine::loss_and_gradient, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,
            "alpha"_a, "dropout_seed"_a = 0)
       .def("apply", &PyEngine::apply, "parameters"_a, "gradient"_a, "optimizer"_a, "hyperparameters"_a,

@@ -12,6 +12,7 @@
 
 #include "blas.hpp"
 #include "deltas.hpp"
+#include "input_gradient.hpp"
 #include "kernels.hpp"
 #include "prediction.hpp"
 #include "tiles.hpp"
@@ -111,15 +112,25 @@ public:
     if (layer == 0) return copy_rows(X, {rows, 0, n}, out);
     if (parameters && n <= few_rows && !X.indptr)
       return predict_by_row(network, kernels, parameters, X, {rows, 0, n}, layer, out);
-    if (parameters) set_parameters(parameters);
-    if (X.indptr) layers[0].keep_transpose(R);
-    propagation.use_running_statistics();
+    prepare_inference(parameters, X);
     const PanelPrediction<T> prediction{network, propagation};
     const auto all = [](std::int64_t, int) { return true; };
     prediction.run(X, {rows, 0, n}, layer, choose_threads(requested_threads, flops_per_row * double(n)), out, all);
   }
 
+  void input_gradient(const T* parameters, const Matrix<T>& X, const T* vectors, int n_vectors, T* out) override {
+    prepare_inference(parameters, X);
+    const double flops = flops_per_row * double(X.n_rows) * (1 + n_vectors);
+    InputGradient<T>(network, propagation).run(X, vectors, n_vectors, choose_threads(requested_threads, flops), out);
+  }
+
 private:
+  void prepare_inference(const T* parameters, const Matrix<T>& X) {
+    if (parameters) set_parameters(parameters);
+    if (X.indptr) layers[0].keep_transpose(R);
+    propagation.use_running_statistics();
+  }
+
   // Buffers for steps of `rows` rows; returns how many threads to use.
   int prepare(std::int64_t rows, const Matrix<T>& X) {
     const bool sparse = X.indptr != nullptr;

@@ -192,6 +192,12 @@ class Engine:
     def predict(self, parameters: FloatArray, X: Matrix, layer: int = -1) -> FloatArray:
         """Output of ``layer`` (0 is the input, ``L`` or -1 the predictions), shape ``(n, layer_sizes[layer])``."""
 
+    def input_gradient(self, parameters: FloatArray, X: Matrix, vectors: FloatArray) -> FloatArray:
+        """Each row's ``vectors`` (n, q, m) times the derivatives of the outputs before the link by X (n, q, k).
+
+        One-hot vectors pick single outputs. With running statistics, as ``predict``.
+        """
+
     def loss_and_gradient(
         self,
         parameters: FloatArray,

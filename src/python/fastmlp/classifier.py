@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
+from fastmlp._inspection import ClassifierInspection
 from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_with_link
 from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
+class MLPClassifier(ClassifierMixin, ClassifierInspection, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron for classification: scikit-learn's class with a C++ core.
 
     It minimises the log loss, unless told otherwise. The outputs are softmax for three or more classes, else logistic.

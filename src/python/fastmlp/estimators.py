@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
     from typing_extensions import Self
 
-    from fastmlp._core import FloatArray
+    from fastmlp._core import FloatArray, Matrix
     from fastmlp.schedules import AnySchedule
 
 SPARSE_FORMATS = ["csr", "csc"]
@@ -272,13 +272,19 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
 
     def _layer(self, X: Any, layer: int) -> FloatArray:
         """Return a layer (n_samples, n_units) of a fitted network; 0 is the input. As ``_outputs``, for any X."""
+        network, flat, rows = self._checked(X)
+        return make_engine(network, flat.dtype, self.n_jobs).predict(flat, rows, layer)
+
+    def _checked(self, X: Any) -> tuple[_core.Network, FloatArray, Matrix]:
+        """Return a fitted network, its parameters and features X, both in the dtype that they have together."""
+        if "coefs_" not in vars(self):
+            check_is_fitted(self)
         flat, sizes = self._parameters()
         X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
         if sizes[0] != X.shape[1]:
             raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
         dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
-        engine = make_engine(self._network(sizes), dtype, self.n_jobs)
-        return engine.predict(core_array(flat, dtype), core_matrix(X, dtype), layer)
+        return self._network(sizes), core_array(flat, dtype), core_matrix(X, dtype)
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import numpy as np
 from fastmlp import _core
 from fastmlp._engine import make_engine
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters
+from fastmlp._inspection import NetworkInspection
 from fastmlp._losses import CLASS_LOSSES, LossParameters, loss_numbers
 from fastmlp._parameters import views
 from fastmlp._validation import hidden_activations, hidden_normalizations, name_among, real_array, unit_counts
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Network:
+class Network(NetworkInspection):
     """A fully connected feedforward network: a set of functions, one for each choice of its parameters.
 
     The three steps of deep learning are: define a set of functions (this class), measure how good one of them is

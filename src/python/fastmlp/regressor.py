@@ -15,6 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from fastmlp import _core
 from fastmlp._initialization import DEFAULT, Rule
+from fastmlp._inspection import RegressorInspection
 from fastmlp._losses import (
     NUMBER_LOSSES,
     OUTPUT_ACTIVATIONS,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from fastmlp.schedules import AnySchedule
 
 
-class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
+class MLPRegressor(RegressorMixin, RegressorInspection, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron for regression: scikit-learn's class with a C++ core.
 
     With the same parameters, data and ``random_state`` it takes scikit-learn's path, up to rounding.
