@@ -45,6 +45,7 @@ PYTHON_ROOMS = [
     "files",
     "_saving",
     "_features",
+    "_links",
     "_inspection",
     "estimators",
     "classifier",

@@ -250,3 +250,206 @@ def test_bad_targets_and_methods():
             unfitted.input_gradient(X)
     with pytest.raises(ValueError, match="4 features"):
         model.input_gradient(X[:, :3])
+
+
+# --- Hessian-vector products --------------------------------------------------------------------------------------
+
+
+def derivative_along(gradient, parameters, vector, step=2e-4):
+    """Of a gradient along a vector, by central differences of the fourth order."""
+    at = [gradient(parameters + i * step * vector) for i in (-2, -1, 1, 2)]
+    return (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)
+
+
+def assert_hessian_vector_product(network, n_rows=41, weighted=True, rtol=1e-8):
+    random = np.random.RandomState(3)
+    flat = random_parameters(network, random)
+    X = random.standard_normal((n_rows, network.layer_sizes[0]))
+    n_targets = network.layer_sizes[-1] // _core.loss_outputs(network.loss, network.loss_parameters)[0]
+    y = targets(network.loss, random, n_rows, n_targets)
+    if network.loss_parameters.get("power", 0) >= 2:
+        y = y + 0.5
+    weights = random.uniform(0, 2, n_rows) if weighted else None
+    vector = random.standard_normal(network.n_parameters)
+    trained = np.where(np.arange(len(flat)) < network.n_trainable, vector, 0.0)
+    engine = engine_of(network)
+    expected = derivative_along(lambda p: engine.loss_and_gradient(p, X, y, weights, 0.3)[2], flat, trained)
+    found = _core.hessian_vector_product(network, flat, X, y, weights, 0.3, vector)
+    assert_close(found, expected, rtol)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_hessian_products_of_every_normalization(normalization, residual):
+    """Skips with and without a projection, statistics of rows and of the batch."""
+    network = _core.Network(
+        (5, 9, 17, 17, 3), ("tanh", "gelu", "silu"), "log_loss", {}, [normalization] * 3, (), residual
+    )
+    assert_hessian_vector_product(network)
+
+
+def test_hessian_products_of_every_activation(activation):
+    network = _core.Network((5, 8, 7, 2), [activation] * 2, "squared_error")
+    smooth = activation not in ("relu", "leaky_relu", "elu", "selu")  # kinks, which no difference may cross
+    if smooth:
+        assert_hessian_vector_product(network)
+    random = np.random.RandomState(0)
+    flat, X, y = random_parameters(network, random), random.standard_normal((9, 5)), random.standard_normal((9, 2))
+    vector, engine = random.standard_normal(network.n_parameters), engine_of(network)
+    near = derivative_along(lambda p: engine.loss_and_gradient(p, X, y, None, 0.0)[2], flat, vector, 1e-6)
+    assert_close(_core.hessian_vector_product(network, flat, X, y, None, 0.0, vector), near, 1e-7)
+
+
+@pytest.mark.parametrize(("loss", "given"), EVERY_LOSS)
+def test_hessian_products_of_every_loss(loss, given):
+    n_outputs = 3 * reference.outputs_per_target(loss, given)
+    network = _core.Network((5, 6, n_outputs), ["tanh"], loss, given)
+    if loss in ("huber", "absolute_error", "quantile"):  # kinks again: among few rows there is none nearby
+        assert_hessian_vector_product(network, n_rows=6, rtol=1e-6)
+    else:
+        assert_hessian_vector_product(network)
+
+
+def test_the_hessian_is_symmetric_and_linear():
+    network = _core.Network((4, 6, 6, 3), ["mish", "tanh"], "focal", {}, ["batch_norm"] * 2, (), True)
+    random = np.random.RandomState(0)
+    flat, X, y = random_parameters(network, random), random.standard_normal((30, 4)), np.eye(3)[np.arange(30) % 3]
+    hessian = np.array(
+        [_core.hessian_vector_product(network, flat, X, y, None, 0.1, v) for v in np.eye(network.n_parameters)]
+    )
+    assert_close(hessian, hessian.T.copy(), 1e-12)
+    vector = random.standard_normal(network.n_parameters)
+    assert_close(_core.hessian_vector_product(network, flat, X, y, None, 0.1, vector), hessian @ vector, 1e-12)
+    assert not hessian[network.n_trainable :].any()
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch_norm"])
+def test_hessian_products_have_the_same_bits_with_any_threads(normalization):
+    """More rows than are taken at once; class numbers and sparse features say the same as one-hot and dense ones."""
+    network = _core.Network((30, 300, 20, 4), ["tanh", "relu"], "log_loss", {}, [normalization] * 2, (), True)
+    random = np.random.RandomState(0)
+    flat, vector = random_parameters(network, random), random.standard_normal(network.n_parameters)
+    X = random.standard_normal((333, 30)) * (random.uniform(size=(333, 30)) < 0.5)
+    labels = random.randint(4, size=333).astype(np.int32)
+    before = _core.set_steady_threads(True)
+    try:
+        found = {
+            _core.hessian_vector_product(network, flat, X, labels, None, 0.1, vector, n_threads).tobytes()
+            for n_threads in (1, 2, 3, 7)
+        }
+    finally:
+        _core.set_steady_threads(before)
+    csr = csr_matrix(X)
+    parts = csr.data, csr.indices.astype(np.int32), csr.indptr.astype(np.int64), 30
+    found.add(_core.hessian_vector_product(network, flat, parts, np.eye(4)[labels], None, 0.1, vector).tobytes())
+    assert len(found) == 1
+    halves = [
+        _core.hessian_vector_product(network, flat, X[part], labels[part], None, 0.0, vector)
+        for part in (slice(166), slice(166, 333))
+    ]
+    if normalization == "none":
+        whole = _core.hessian_vector_product(network, flat, X, labels, None, 0.0, vector)
+        assert_close(whole, (166 * halves[0] + 167 * halves[1]) / 333, 1e-12)
+
+
+def test_hessian_products_of_a_network_in_float32_are_float64():
+    wide = Network([3, 5, 2], "tanh", "log_loss", random_state=0)
+    narrow = Network([3, 5, 2], "tanh", "log_loss", dtype="float32")
+    narrow.parameters = wide.parameters
+    wide.parameters = narrow.parameters
+    X, y = np.eye(3), [0, 1, 1]
+    vector, weights = np.arange(wide.n_parameters), [1.0, 2.0, 0.5]
+    found = narrow.hessian_vector_product(X, y, vector, weights, alpha=0.5)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, wide.hessian_vector_product(X, y, vector, weights, alpha=0.5))
+    for bad in (vector[1:], vector[None], np.r_[vector[1:], np.nan]):
+        with pytest.raises(ValueError, match="vector"):
+            wide.hessian_vector_product(X, y, bad)
+    assert not wide.hessian_vector_product(X, y, vector, [0.0, 0.0, 0.0]).any()
+
+
+@pytest.mark.parametrize("kind", ["two", "many", "labels"])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_hessian_products_of_classifiers(kind, class_weight):
+    """The derivative of a gradient that a step of plain gradient descent takes."""
+    model, X, y = classifier(kind, class_weight=class_weight, alpha=0.2, normalization="layer_norm", warm_start=True)
+    weights = np.linspace(0.5, 2, 60)
+    network, flat, data = model._checked_targets(X, y, weights)
+    vector = np.random.RandomState(1).standard_normal(network.n_parameters)
+    gradient = derivative_along(
+        lambda p: engine_of(network).loss_and_gradient(p, data.X, data.y, data.sample_weight, 0.2)[2], flat, vector
+    )
+    state = model.__getstate__()
+    assert_close(model.hessian_vector_product(X, y, vector, weights), gradient, 1e-8)
+    assert model.__getstate__().keys() == state.keys()
+    few = y[:7] if kind == "labels" else np.repeat(y[:1], 7)  # rows of a single class, as partial_fit would take them
+    assert np.isfinite(model.hessian_vector_product(X[:7], few, vector)).all()
+
+
+def test_hessian_products_of_regressors_and_bad_input():
+    model, X, _ = classifier("many")
+    regressor = MLPRegressor(hidden_layer_sizes=(), alpha=0.6, max_iter=1, n_iter_no_change=1).fit(X, X[:, :2])
+    vector, inputs = np.arange(10.0), np.c_[X, np.ones(60)]
+    by_output = np.vstack([vector[:8].reshape(4, 2), vector[8:]])
+    expected = inputs.T @ inputs @ by_output / 60  # a linear model
+    expected[:4] += 0.6 / 60 * by_output[:4]
+    assert_close(regressor.hessian_vector_product(X, X[:, :2], vector), expected.ravel(), 1e-12)
+    for y in (X[:, 0], X[:, :3]):
+        with pytest.raises(ValueError, match="outputs, but the network has 2"):
+            regressor.hessian_vector_product(X, y, vector)
+    with pytest.raises(ValueError, match=r"vector must have shape \(10,\), got \(9,\)"):
+        regressor.hessian_vector_product(X, X[:, :2], vector[1:])
+    with pytest.raises(ValueError, match="not in"):
+        model.hessian_vector_product(X, np.arange(60), vector)
+    with pytest.raises(NotFittedError):
+        MLPRegressor().hessian_vector_product(X, X[:, 0], vector)
+
+
+# --- PyTorch ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch_norm", "layer_norm"])
+def test_against_pytorch(normalization):
+    """Both, by its automatic differentiation, with a skip."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    sizes = (6, 8, 8, 3)
+    network = _core.Network(sizes, ["tanh", "softplus"], "log_loss", {}, [normalization] * 2, (), True)
+    random = np.random.RandomState(0)
+    flat, vector = random_parameters(network, random), random.standard_normal(network.n_parameters)
+    X, labels = random.standard_normal((20, 6)), random.randint(3, size=20).astype(np.int32)
+
+    def sums(parameters, X, training):
+        def array(kind, layer, *shape):
+            start = network.offsets[kind][layer]
+            return parameters[start : start + int(np.prod(shape))].reshape(shape)
+
+        units, below = X, None
+        for layer, activation in enumerate([torch.tanh, torch.nn.functional.softplus, None]):
+            fan_in, fan_out = sizes[layer : layer + 2]
+            z = units @ array("coefs", layer, fan_in, fan_out) + array("intercepts", layer, fan_out)
+            if activation is None:
+                break
+            if below is not None:
+                z = z + below
+            below = units = z
+            if normalization != "none":
+                scale, offset = array("scales", layer, fan_out), array("offsets", layer, fan_out)
+                if normalization == "layer_norm":
+                    units = torch.nn.functional.layer_norm(z, (fan_out,), scale, offset)
+                else:
+                    averages = array("running_means", layer, fan_out), array("running_variances", layer, fan_out)
+                    averages = [each.detach().clone() for each in averages]
+                    units = torch.nn.functional.batch_norm(z, *averages, scale, offset, training)
+            units = activation(units)
+        return z
+
+    def loss(parameters):
+        z = sums(parameters, torch.tensor(X), True)
+        return torch.nn.functional.cross_entropy(z, torch.tensor(labels, dtype=torch.int64))
+
+    parameters, rows = torch.tensor(flat), torch.tensor(X)
+    jacobian = torch.autograd.functional.jacobian(lambda X: sums(parameters, X, False).sum(0), rows)
+    found = engine_of(network).input_gradient(flat, X, one_hot_vectors(20, 3))
+    assert_close(found, jacobian.numpy().transpose(1, 0, 2), 1e-13)
+    product = torch.autograd.functional.hvp(loss, parameters, torch.tensor(vector))[1].numpy()
+    assert_close(_core.hessian_vector_product(network, flat, X, labels, None, 0.0, vector), product, 1e-12)

@@ -322,4 +322,20 @@ private:
   std::mutex busy;
 };
 
+inline py::object hessian_vector_product(const Network& network, const py::array& parameters, const py::object& X,
+                                         const py::array& y, const py::object& sample_weight, double alpha,
+                                         const py::array& vector, int n_threads) {
+  const double* p = input<double>(parameters, "parameters", {network.n_parameters});
+  const double* v = input<double>(vector, "vector", {network.n_parameters});
+  const Dataset<double> data = dataset<double>(network, X, y, sample_weight);
+  if (data.X.n_rows == 0) reject("X has no rows");
+  if (data.X.n_rows > (1 << 30)) reject("X must have at most 2**30 rows, got " + std::to_string(data.X.n_rows));
+  if (n_threads < 0) reject("n_threads must be 0 (automatic) or positive, got " + std::to_string(n_threads));
+  py::array_t<double> out(network.n_parameters);
+  double* result = out.mutable_data();
+  const py::gil_scoped_release release;
+  cpu_hessian_vector_product(network, p, data, alpha, v, n_threads, result);
+  return std::move(out);
+}
+
 } // namespace fastmlp

@@ -159,6 +159,18 @@ def predict(
     and of no subclass. Any number of threads may call this at once; few rows cost no more than their arithmetic.
     """
 
+def hessian_vector_product(
+    network: Network,
+    parameters: NDArray[np.float64],
+    X: Matrix,
+    y: Targets,
+    sample_weight: NDArray[np.float64] | None,
+    alpha: float,
+    vector: NDArray[np.float64],
+    n_threads: int = 0,
+) -> NDArray[np.float64]:
+    """Times ``vector`` (flat) the Hessian of loss and penalty as in `Engine.loss_and_gradient`, without dropout."""
+
 class Predictor:
     """Predictions of one network whose parameters never change, for any number of threads at once."""
 

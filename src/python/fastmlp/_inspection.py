@@ -1,4 +1,4 @@
-"""Looking inside a trained network: how its answers change with the features."""
+"""Looking inside a trained network: how its answers change with the features, and its loss with the parameters."""
 
 from __future__ import annotations
 
@@ -9,82 +9,17 @@ import numpy as np
 
 from fastmlp import _core
 from fastmlp._engine import make_engine, network_of
+from fastmlp._links import Link, gradients_of_two_classes
 from fastmlp._losses import VARIANCE_LOSSES
+from fastmlp._validation import real_array, thread_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastmlp._core import FloatArray, Matrix
+    from fastmlp._training import Data
 
 RESPONSE_METHODS = ("predict_log_proba", "predict_proba", "decision_function")
-
-
-class _Link:
-    """What a loss makes of the sums z (n, m) of the last layer, and its derivatives."""
-
-    def __init__(self, network: _core.Network, z: NDArray[Any]) -> None:
-        self.z = z
-        self.per_target = _core.loss_outputs(network.loss, network.loss_parameters)[0]
-        targets = np.ones((len(z), z.shape[1] // self.per_target), z.dtype)
-        self.outputs = _core.apply_loss(network.loss, z, targets, network.loss_parameters)[0]
-        self.name: str = _core.losses()[network.loss]["link"]
-
-    def one_hot(self, chosen: NDArray[Any]) -> NDArray[Any]:
-        """Return the gradients (n, q, m) of chosen sums (n, q) by all of them."""
-        hot: NDArray[Any] = np.eye(self.z.shape[1], dtype=self.z.dtype)[chosen]
-        return hot
-
-    def gradients(self, chosen: NDArray[Any]) -> NDArray[Any]:
-        """Return the gradients (n, q, m) of chosen outputs (n, q) by the sums.
-
-        Raises
-        ------
-        NotImplementedError
-            For a link that is not known here.
-        """
-        if self.name == "sort":
-            return self.one_hot(self._before_sorting(chosen))
-        hot = self.one_hot(chosen)
-        if self.name in ("softmax", "logistic", "exp"):
-            values = np.take_along_axis(self.outputs, chosen, axis=1)
-            hot = values[:, :, np.newaxis] * self.gradients_of_logarithms(chosen)
-        elif self.name == "mean_variance":  # by turns; the variance is an exponential, and a constant
-            hot = np.where(chosen[:, :, np.newaxis] % 2 == 0, hot, hot * np.exp(self.z[:, np.newaxis]))
-        elif self.name != "identity":
-            raise NotImplementedError(f"the derivative of the output activation {self.name!r} is not known")
-        return hot
-
-    def gradients_of_logarithms(self, chosen: NDArray[Any]) -> NDArray[Any]:
-        """Return the same for the logarithms of outputs that are above 0: without cancellation where one is near 1."""
-        hot = self.one_hot(chosen)
-        if self.name == "logistic":
-            hot *= _logistic(-self.z)[:, np.newaxis]
-        elif self.name == "softmax":
-            others = self.outputs[:, np.newaxis] * (1 - hot)
-            hot = hot * others.sum(axis=2, keepdims=True) - others
-        return hot
-
-    def _before_sorting(self, chosen: NDArray[Any]) -> NDArray[Any]:
-        """Return which sums the chosen outputs were before each target's were sorted."""
-        order = np.argsort(self.z.reshape(len(self.z), -1, self.per_target), axis=2, kind="stable")
-        order += np.arange(0, self.z.shape[1], self.per_target)[:, np.newaxis]
-        before: NDArray[Any] = np.take_along_axis(order.reshape(self.z.shape), chosen, axis=1)
-        return before
-
-
-def _logistic(z: NDArray[Any]) -> NDArray[Any]:
-    return _core.apply_activation("logistic", np.ascontiguousarray(z).ravel())[0].reshape(z.shape)
-
-
-def _of_two_classes(z: NDArray[Any], chosen: NDArray[Any], method: str) -> NDArray[Any]:
-    """Return the gradients (n, q, 1) of what one logistic output says of the first class (0) or the second (1)."""
-    sign = (2 * chosen - 1).astype(z.dtype)
-    if method != "decision_function":
-        score = sign * z
-        sign *= _logistic(-score)
-        if method == "predict_proba":
-            sign *= _logistic(score)
-    return sign[:, :, np.newaxis]
 
 
 def _sums(network: _core.Network, flat: FloatArray, X: Matrix, n_jobs: int | None) -> tuple[_core.Engine, FloatArray]:
@@ -106,6 +41,15 @@ def _number(given: Any, n: int, name: str) -> int:
     return number
 
 
+def _product(
+    network: _core.Network, flat: NDArray[Any], data: tuple[Any, Any, Any, float], vector: Any, n_jobs: int | None
+) -> NDArray[np.float64]:
+    direction = real_array(vector, "vector", np.float64)
+    if direction.shape != (network.n_parameters,):
+        raise ValueError(f"vector must have shape ({network.n_parameters},), got {direction.shape}")
+    return _core.hessian_vector_product(network, flat, *data, direction, thread_count(n_jobs))
+
+
 class NetworkInspection:
     """The part of a Network that tells how it comes to its outputs."""
 
@@ -116,6 +60,8 @@ class NetworkInspection:
         @property
         def network(self) -> _core.Network: ...
         def _rows(self, X: Any) -> tuple[NDArray[Any], bool]: ...
+
+        def _data(self, X: Any, y: Any, sample_weight: Any, alpha: float) -> tuple[Any, Any, Any, float]: ...
 
     def input_gradient(self, X: Any, output: int | None = None, *, before_link: bool = False) -> NDArray[Any]:
         """Return the gradient of the outputs by the inputs: the Jacobian of ``forward``, row by row.
@@ -147,13 +93,52 @@ class NetworkInspection:
         n_outputs = network.layer_sizes[-1]
         numbers = [*range(n_outputs)] if output is None else [_number(output, n_outputs, "output")]
         engine, z = _sums(network, self._parameters, rows, self.n_jobs)
-        link = _Link(network, z)
+        link = Link(network, z)
         chosen = np.broadcast_to(numbers, (len(z), len(numbers)))
         vectors = link.one_hot(chosen) if before_link else link.gradients(chosen)
         gradient = engine.input_gradient(self._parameters, rows, vectors)
         if output is not None:
             gradient = gradient[:, 0]
         return gradient[0] if single else gradient
+
+    def hessian_vector_product(
+        self, X: Any, y: Any, vector: Any, sample_weight: Any = None, alpha: float = 0.0
+    ) -> NDArray[np.float64]:
+        """Return the Hessian of ``loss`` by ``parameters``, times a vector, without computing the Hessian.
+
+        Exact, by forward differentiation of backpropagation [1]_, in float64 whatever the network's dtype; it takes
+        about as long as four to fourteen gradients.
+
+        Parameters
+        ----------
+        X, y, sample_weight, alpha
+            As for ``loss``.
+        vector : array-like of shape (n_parameters,)
+            A number for each of ``parameters``. Running statistics do not count.
+
+        Returns
+        -------
+        product : ndarray of shape (n_parameters,)
+            In the same order; float64.
+
+        References
+        ----------
+        .. [1] Pearlmutter, B. A. (1994). Fast exact multiplication by the Hessian. Neural Computation 6(1), 147-160.
+
+        Examples
+        --------
+        >>> from fastmlp import Network
+        >>> net = Network([1, 1], loss="squared_error")
+        >>> net.hessian_vector_product([[2.0], [4.0]], [1.0, 1.0], [1.0, 0.0])  # means of x^2 and of x
+        array([10.,  3.])
+        """
+        rows, targets, weights, alpha = self._data(X, y, sample_weight, alpha)
+        if weights is not None:
+            weights = weights.astype(np.float64)
+        if targets.dtype != np.int32:
+            targets = targets.astype(np.float64)
+        data = rows.astype(np.float64), targets, weights, alpha
+        return _product(self.network, self._parameters.astype(np.float64), data, vector, self.n_jobs)
 
 
 class _Inspection:
@@ -163,6 +148,63 @@ class _Inspection:
         n_jobs: int | None
 
         def _checked(self, X: Any) -> tuple[_core.Network, FloatArray, Matrix]: ...
+
+        def _checked_targets(self, X: Any, y: Any, sample_weight: Any) -> tuple[_core.Network, NDArray[Any], Data]: ...
+
+        alpha: float
+
+    def hessian_vector_product(self, X: Any, y: Any, vector: Any, sample_weight: Any = None) -> NDArray[np.float64]:
+        """Return the Hessian of the training loss by all parameters, times a vector, without computing the Hessian.
+
+        The loss is that which ``fit`` minimises, taken of all these rows at once: with sample and class weights and
+        the L2 penalty, batch normalisation by the statistics of these rows, and no dropout. Exact, by forward
+        differentiation of backpropagation [1]_, in float64; it takes about as long as four to fourteen gradients.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets as for ``fit``.
+        vector : array-like of shape (n_parameters,)
+            A number for each parameter: all of ``coefs_``, each row by row, then all of ``intercepts_``; then, where
+            there are any, those of ``scales_``, ``offsets_``, ``projections_``, ``running_means_`` and
+            ``running_variances_``, of which the last two do not count.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sample; None means 1.
+
+        Returns
+        -------
+        product : ndarray of shape (n_parameters,)
+            In the same order; float64.
+
+        Raises
+        ------
+        ValueError
+            For data that ``partial_fit`` would not take, and for a vector of another length.
+
+        References
+        ----------
+        .. [1] Pearlmutter, B. A. (1994). Fast exact multiplication by the Hessian. Neural Computation 6(1), 147-160.
+
+        Examples
+        --------
+        How sharp a minimum is: the largest eigenvalue of the Hessian.
+
+        >>> import numpy as np
+        >>> from fastmlp import MLPRegressor
+        >>> from scipy.sparse.linalg import LinearOperator, eigsh
+        >>> X = np.random.RandomState(0).normal(size=(50, 2))
+        >>> y = np.sin(X[:, 0]) * X[:, 1]
+        >>> model = MLPRegressor(hidden_layer_sizes=(8,), activation="tanh", solver="lbfgs", random_state=0).fit(X, y)
+        >>> n = sum(array.size for array in model.coefs_ + model.intercepts_)
+        >>> hessian = LinearOperator((n, n), lambda vector: model.hessian_vector_product(X, y, vector), dtype=float)
+        >>> bool(eigsh(hessian, k=1, return_eigenvectors=False)[0] > 1)
+        True
+        """
+        network, flat, data = self._checked_targets(X, y, sample_weight)
+        parts = data.X, data.y, data.sample_weight, float(self.alpha)
+        return _product(network, flat, parts, vector, self.n_jobs)
 
 
 class RegressorInspection(_Inspection):
@@ -217,7 +259,7 @@ class RegressorInspection(_Inspection):
         """
         network, flat, rows = self._checked(X)
         engine, z = _sums(network, flat, rows, self.n_jobs)
-        link = _Link(network, z)
+        link = Link(network, z)
         central = _core.loss_outputs(network.loss, network.loss_parameters)[1]
         outputs = np.arange(z.shape[1]).reshape(-1, link.per_target)
         if network.loss in VARIANCE_LOSSES:
@@ -289,10 +331,10 @@ class ClassifierInspection(_Inspection):
             raise ValueError(f"response_method must be one of {valid}, got {response_method!r}")
         network, flat, rows = self._checked(X)
         engine, z = _sums(network, flat, rows, self.n_jobs)
-        link = _Link(network, z)
+        link = Link(network, z)
         chosen = self._columns(target, len(z), max(2, z.shape[1]))
         if z.shape[1] == 1 and not self._label_binarizer.y_type_.startswith("multilabel"):
-            vectors = _of_two_classes(z, chosen, response_method)
+            vectors = gradients_of_two_classes(z, chosen, response_method)
         elif response_method == "decision_function":
             vectors = link.one_hot(chosen)
         elif response_method == "predict_proba":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from functools import cache
 from inspect import signature
 from numbers import Integral, Real
@@ -285,6 +286,25 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
             raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
         dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
         return self._network(sizes), core_array(flat, dtype), core_matrix(X, dtype)
+
+    def _checked_targets(self, X: Any, y: Any, sample_weight: Any) -> tuple[_core.Network, NDArray[Any], Data]:
+        """Return a fitted network, its parameters and data as a training would take them, all in float64."""
+        check_is_fitted(self)
+        flat, sizes = self._parameters()
+        other = copy(self)  # checks note what they find
+        other.warm_start = False  # not every class need be there
+        X, y = other._validate_fit(X, y, incremental=True, reset=False)
+        if other.n_outputs_ != sizes[-1]:
+            raise ValueError(f"y needs {other.n_outputs_} outputs, but the network has {sizes[-1]}")
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+        by_class = self._weights_by_class(y, sample_weight, incremental=False)
+        if by_class is not None:
+            sample_weight = by_class if sample_weight is None else by_class * sample_weight
+        wide = np.float64
+        weights = None if sample_weight is None else core_array(sample_weight, wide)
+        data = Data(core_matrix(X, wide), y if y.ndim == 1 else core_array(y, wide), weights)
+        return self._network(sizes), core_array(flat, wide), data
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
 

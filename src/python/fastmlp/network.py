@@ -302,6 +302,13 @@ class Network(NetworkInspection):
         return out[0] if single else out
 
     def _evaluate(self, X: Any, y: Any, sample_weight: Any, alpha: float) -> tuple[float, NDArray[Any]]:
+        loss, penalty, gradient = self._engine().loss_and_gradient(
+            self._parameters, *self._data(X, y, sample_weight, alpha)
+        )
+        return loss + penalty, gradient
+
+    def _data(self, X: Any, y: Any, sample_weight: Any, alpha: float) -> tuple[NDArray[Any], NDArray[Any], Any, float]:
+        """Return what a loss is taken of, as the core takes it: rows, targets, weights, strength of the penalty."""
         rows, single = self._rows(X)
         n_rows = len(rows)
         if n_rows == 0:
@@ -313,10 +320,7 @@ class Network(NetworkInspection):
             sample_weight = real_array(sample_weight, "sample_weight", self.dtype)
             if sample_weight.shape != (n_rows,):
                 raise ValueError(f"sample_weight must have shape ({n_rows},), got {sample_weight.shape}")
-        loss, penalty, gradient = self._engine().loss_and_gradient(
-            self._parameters, rows, targets, sample_weight, float(alpha)
-        )
-        return loss + penalty, gradient
+        return rows, targets, sample_weight, float(alpha)
 
     def _engine(self) -> _core.Engine:
         return make_engine(self.network, self.dtype, self.n_jobs)
