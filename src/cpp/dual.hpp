@@ -1,6 +1,7 @@
 // Dual numbers: a number and its derivative along one direction, which every operation carries on (Clifford 1873; as
 // forward-mode differentiation: Wengert 1964). They pass through the catalogues like any other S, so that the
-// derivative of a gradient is exact and no activation or loss has to say its second derivative.
+// derivative of a gradient is exact and no activation or loss has to say its second derivative. A function that is new
+// in vector_math.hpp needs a line here, or nothing compiles that uses it.
 #pragma once
 
 #include "vector_math.hpp"

@@ -106,8 +106,8 @@ class NetworkInspection:
     ) -> NDArray[np.float64]:
         """Return the Hessian of ``loss`` by ``parameters``, times a vector, without computing the Hessian.
 
-        Exact, by forward differentiation of backpropagation [1]_, in float64 whatever the network's dtype; it takes
-        about as long as four to fourteen gradients.
+        Exact, by forward differentiation of backpropagation [1]_, in float64 whatever the network's dtype. The
+        arithmetic is that of three gradients; row by row, it takes some times as long.
 
         Parameters
         ----------
@@ -158,7 +158,8 @@ class _Inspection:
 
         The loss is that which ``fit`` minimises, taken of all these rows at once: with sample and class weights and
         the L2 penalty, batch normalisation by the statistics of these rows, and no dropout. Exact, by forward
-        differentiation of backpropagation [1]_, in float64; it takes about as long as four to fourteen gradients.
+        differentiation of backpropagation [1]_, in float64. The arithmetic is that of three gradients; row by row, it
+        takes some times as long.
 
         Parameters
         ----------
