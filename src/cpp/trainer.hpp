@@ -261,6 +261,7 @@ private:
       answer = r2(network, validation.data, validation.rows, predictions.data());
     else if (score == Score::given)
       answer = hooks.score(loss);
+    if (validation.data.loss && validation.data.loss->failed()) answer = std::nullopt;
     state.validation_losses.push_back(loss);
     state.validation_scores.push_back(answer.value_or(std::nan("")));
     return answer.has_value();

@@ -16,9 +16,10 @@ template <class T> struct Batch {
   int n_panels;
   double weight; // sum of the rows' weights
 
+  Batch(const Dataset<T>& data, const RowRange& rows, int n_panels, double weight)
+      : data(data), rows(rows), n_panels(n_panels), weight(weight) {}
   Batch(const Dataset<T>& data, const RowRange& rows, int R)
-      : data(data), rows(rows), n_panels(int((rows.n + R - 1) / R)),
-        weight(sum_of_weights(data, rows.numbers, rows.first, rows.n)) {}
+      : Batch(data, rows, int((rows.n + R - 1) / R), sum_of_weights(data, rows.numbers, rows.first, rows.n)) {}
 };
 
 template <class T> class OutsideLoss {
