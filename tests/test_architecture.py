@@ -36,15 +36,25 @@ PYTHON_ROOMS = [
     "_losses",
     "_engine",
     "_parameters",
+    "_display",
     "_initialization",
     "_training",
+    "_divergence",
     "schedules",
     "optimizer_state",
-    "_solvers",
     "predictor",
     "files",
+    "_held_out",
+    "_history",
+    "_verbose",
+    "_run",
+    "callbacks",
+    "_scikit_learn_callbacks",
+    "_solvers",
     "_saving",
     "_features",
+    "_calibration",
+    "_calibrated",
     "_links",
     "_inspection",
     "estimators",
@@ -52,6 +62,7 @@ PYTHON_ROOMS = [
     "regressor",
     "_lr_find",
     "network",
+    "plot",
     "__init__",
     "export",
     "_config",
@@ -134,8 +145,18 @@ def test_imports_go_one_way(path):
 
 @pytest.mark.parametrize("path", CPP_FILES + PYTHON_FILES, ids=lambda path: path.name)
 def test_files_are_short(path):
+    """Docstrings apart: an estimator has many parameters to describe."""
     n_lines = len(path.read_text().splitlines())
+    if path.suffix == ".py":
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if hasattr(node, "body")]
+        documented = [node.body[0] for node in nodes if isinstance(node.body, list) and _docstring(node)]
+        n_lines -= sum(first.end_lineno - first.lineno + 1 for first in documented)
     assert n_lines <= 400, path.name
+
+
+def _docstring(node):
+    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    return documented and ast.get_docstring(node)
 
 
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: path.name)

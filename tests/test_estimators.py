@@ -139,9 +139,16 @@ EFFECTS = {
     "clip_norm": (ADAM, 0.1),
     "clip_value": (ADAM, 0.01),
     "ema_decay": (ADAM, 0.9),
+    "eval_metric": ({"early_stopping": True}, lambda model, X, y: -np.abs(model.coefs_[0]).sum()),
+    "max_time": (ADAM, 1e-9),
+    "callbacks": (ADAM, [lambda run: run.n_iter == 3]),
 }
 # What must not change the weights, and the test of what it does change.
-WITHOUT_EFFECT = {"verbose": "test_verbose_prints", "n_jobs": "test_threads.py"}
+WITHOUT_EFFECT = {
+    "verbose": "test_verbose_prints",
+    "n_jobs": "test_threads.py",
+    "on_divergence": "test_validation.py: without it there are no weights",
+}
 
 
 def fitted_twice(estimator, settings):

@@ -41,6 +41,8 @@ OPTIONS = {
     "clip_value": np.inf,
     "ema_decay": 0.0,
     "report_batch_losses": False,
+    "early_stopping": True,
+    "max_seconds": np.inf,
 }
 
 

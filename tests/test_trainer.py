@@ -40,6 +40,8 @@ def options(optimizer="adam", **changes):
         "clip_value": np.inf,
         "ema_decay": 0.0,
         "report_batch_losses": False,
+        "early_stopping": True,
+        "max_seconds": np.inf,
         **changes,
     }
 
@@ -63,6 +65,7 @@ def fit(net, flat, X, y, weights=None, *, n_threads=1, rows=None, validation_row
     flat, settings = flat.copy(), options(**changes)
     slots = new_slots(settings["optimizer"], flat)
     engine = engine_of(net, str(flat.dtype), n_threads)
+    rows = None if rows is None else rows.copy()  # they are left in the order of the last epoch
     report = engine.train(flat, slots, X, y, weights, rows, validation_rows, generator(), settings, on_epoch)
     return flat, report, slots
 

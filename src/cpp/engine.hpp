@@ -108,7 +108,8 @@ public:
   virtual void exchange_average() = 0;
 
   // One pass over the rows `order` in batches, a step after each; `poll` is asked now and then whether to stop. A batch
-  // whose weights sum to 0 says nothing and is passed over. This one is the plain path; a device may do better.
+  // whose weights sum to 0 says nothing and is passed over; one whose loss is NaN ends it without a step, so that the
+  // parameters that led there can be looked at. This one is the plain path; a device may do better.
   virtual EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
                             double alpha, Rule& rule, Poll& poll);
 
@@ -125,6 +126,10 @@ public:
   // the parameters `flat`, or those of the engine if it is null.
   virtual void predict(const T* flat, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
                        T* out) = 0;
+
+  // Predictions for rows of the data with the engine's own parameters, to out (n, n_outputs); returns their weighted
+  // mean loss.
+  virtual double evaluate(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, T* out) = 0;
 
   // Gradients by the inputs: for each row of X and each of its vectors, (n_rows, n_vectors, n_outputs), the vector
   // times the derivatives of the outputs before the link by the inputs, to out (n_rows, n_vectors, n_inputs). With
@@ -168,7 +173,7 @@ EpochResult Engine<T>::epoch(const Dataset<T>& data, const std::int64_t* order, 
       loss =
           loss_and_gradient(data, order + first, count, alpha, rule.dropout_key(rule.t + 1), penalty, gradient.data());
       if (rule.clip_norm < infinity) clip_norm(gradient, rule.clip_norm);
-      apply(gradient.data(), rule);
+      if (!std::isnan(loss)) apply(gradient.data(), rule);
     }
     result.add(loss, penalty, count);
   }

@@ -5,18 +5,20 @@
 #include "engine.hpp"
 #include "random.hpp"
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <numeric>
-#include <string>
+#include <optional>
 #include <vector>
 
 namespace fastmlp {
 
 enum class Schedule { constant, invscaling, adaptive };
-enum class Score { accuracy, r2 };
-enum class Stopped { max_iter, no_improvement, learning_rate, interrupted, not_finite };
+enum class Score { accuracy, r2, loss, given }; // of the loss its negative; given: asked for
+enum class Stopped { max_iter, no_improvement, learning_rate, interrupted, not_finite, max_time };
 
 struct TrainOptions {
   Rule rule;
@@ -29,6 +31,8 @@ struct TrainOptions {
   double tol = 0;
   double n_iter_no_change = 0; // a double, as infinity is allowed
   Score score = Score::accuracy;
+  bool early_stopping = false; // by the validation score, whose best parameters are kept; else by the training loss
+  double max_seconds = infinity;
   bool report_batch_losses = false;
 };
 
@@ -38,18 +42,20 @@ struct TrainState {
   std::int64_t no_improvement_count = 0;
   double best_loss = std::numeric_limits<double>::infinity();
   double best_validation_score = -std::numeric_limits<double>::infinity();
-  std::vector<double> loss_curve, validation_scores, batch_losses;
+  std::vector<double> loss_curve, learning_rates, validation_losses, validation_scores, batch_losses;
   std::int64_t n_iter = 0, failed_epoch = 0, failed_batch = 0;
   Stopped stopped = Stopped::max_iter;
 };
 
-// Rows of a Dataset; validation is empty without early stopping.
-struct Split {
-  std::vector<std::int64_t> train, validation;
+// Rows that are watched, not trained on; none without validation.
+template <class T> struct Validation {
+  const Dataset<T>& data;
+  std::vector<std::int64_t> rows;
 };
 
 struct Hooks {
-  std::function<bool()> poll; // stop now?
+  std::function<bool()> poll;                         // stop now?
+  std::function<std::optional<double>(double)> score; // of the parameters in the engine, given their loss; none: stop
   // steps done, steps of the next epoch, epochs without improvement: the learning rate of each step; none: stop
   std::function<std::vector<double>(long long, std::int64_t, std::int64_t)> rates;
   // n_iter, loss, validation score or NaN, learning rate of the next epoch; true: stop
@@ -106,18 +112,20 @@ double r2(const Network& network, const Dataset<T>& data, const std::vector<std:
 
 template <class T> class Trainer {
 public:
-  Trainer(Engine<T>& engine, const Network& network, const Dataset<T>& data, const Split& split, MT19937& random,
-          const Hooks& hooks)
-      : engine(engine), network(network), data(data), split(split), random(random), hooks(hooks) {
+  // Trains on the rows `order` of the data, which is left as the last epoch had it.
+  Trainer(Engine<T>& engine, const Network& network, const Dataset<T>& data, std::vector<std::int64_t>& order,
+          const Validation<T>& validation, MT19937& random, const Hooks& hooks)
+      : engine(engine), network(network), data(data), order(order), validation(validation), random(random),
+        hooks(hooks) {
     Losses::visit(network.loss.number,
                   [&](auto loss) { loss_share = loss.mean_over_outputs ? network.n_outputs() : 1; });
   }
 
-  // Trains in the engine; with a validation split, `best` receives the parameters of the best score. Where weights are
+  // Trains in the engine; with early stopping, `best` receives the parameters of the best score. Where weights are
   // averaged, the engine holds the averages before and after, and they are what is validated; steps go on from the
   // weights themselves.
   void run(TrainOptions& options, TrainState& state, std::vector<T>& best) {
-    if (!split.validation.empty()) keep(best);
+    if (options.early_stopping && validates()) keep(best);
     averages = options.rule.ema_decay > 0;
     exchange_average();
     epochs(options, state, best);
@@ -130,20 +138,24 @@ private:
   }
 
   void epochs(TrainOptions& options, TrainState& state, std::vector<T>& best) {
-    const std::int64_t n = std::int64_t(split.train.size());
-    std::vector<std::int64_t> order(split.train);
+    const std::int64_t n = std::int64_t(order.size());
     state.stopped = Stopped::max_iter;
-    Poll poll(hooks.poll);
+    const auto start = std::chrono::steady_clock::now();
+    const auto out_of_time = [&] {
+      return options.max_seconds < infinity &&
+             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() >= options.max_seconds;
+    };
+    Poll poll([&] { return out_of_time() || (hooks.poll && hooks.poll()); });
     for (state.n_iter = 0; state.n_iter < options.max_iter;) {
       if (!set_rates(options, state, n)) {
         state.stopped = Stopped::interrupted;
         return;
       }
-      if (options.shuffle) shuffle(order);
+      if (options.shuffle) shuffle();
       const EpochResult result =
           engine.epoch(data, order.data(), n, options.batch_size, options.alpha, options.rule, poll);
       if (result.interrupted) {
-        state.stopped = Stopped::interrupted;
+        state.stopped = out_of_time() ? Stopped::max_time : Stopped::interrupted;
         return;
       }
       ++state.n_iter;
@@ -155,11 +167,15 @@ private:
       const bool failed = result.failed_batch > 0;
       const double loss = failed ? std::nan("") : (result.loss / loss_share + result.penalty) / double(n);
       state.loss_curve.push_back(loss);
-      judge(options, state, best);
+      state.learning_rates.push_back(options.rule.learning_rate);
+      if (!judge(options, state, best)) {
+        state.stopped = Stopped::interrupted;
+        return;
+      }
       if (options.schedule == Schedule::invscaling)
         options.rule.learning_rate =
             options.learning_rate_init / std::pow(double(state.n_samples_seen + 1), options.power_t);
-      const double score = split.validation.empty() ? std::nan("") : state.validation_scores.back();
+      const double score = validates() ? state.validation_scores.back() : std::nan("");
       bool go_on = !failed;
       if (go_on && double(state.no_improvement_count) > options.n_iter_no_change) go_on = lower_rate(options, state);
       if (failed) {
@@ -172,6 +188,10 @@ private:
         return;
       }
       if (!go_on) return;
+      if (out_of_time()) {
+        state.stopped = Stopped::max_time;
+        return;
+      }
     }
   }
 
@@ -185,7 +205,7 @@ private:
 
   // Each epoch shuffles the order left by the one before, as scikit-learn does: a permutation of positions is drawn and
   // applied, so that the stream of random numbers is consumed in the same way.
-  void shuffle(std::vector<std::int64_t>& order) {
+  void shuffle() {
     permutation.resize(order.size());
     std::iota(permutation.begin(), permutation.end(), 0);
     random.shuffle(permutation.data(), std::int64_t(permutation.size()));
@@ -194,23 +214,31 @@ private:
     order.swap(shuffled);
   }
 
-  // Counts epochs without improvement: of the validation score if there is one, else of the training loss.
-  void judge(const TrainOptions& options, TrainState& state, std::vector<T>& best) {
-    if (split.validation.empty()) {
-      const double loss = state.loss_curve.back();
-      state.no_improvement_count = loss > state.best_loss - options.tol ? state.no_improvement_count + 1 : 0;
-      if (loss < state.best_loss) state.best_loss = loss;
-      return;
+  bool validates() const { return !validation.rows.empty(); }
+
+  // Counts epochs without improvement, of the validation score or of the training loss; false: stop.
+  bool judge(const TrainOptions& options, TrainState& state, std::vector<T>& best) {
+    if (validates()) {
+      exchange_average();
+      const bool go_on = validate(options.score, state);
+      if (go_on && options.early_stopping) judge_score(options.tol, state, best);
+      exchange_average();
+      if (!go_on) return false;
     }
-    exchange_average();
-    const double score = validation_score(options.score);
-    state.validation_scores.push_back(score);
-    state.no_improvement_count = score < state.best_validation_score + options.tol ? state.no_improvement_count + 1 : 0;
+    if (validates() && options.early_stopping) return true;
+    const double loss = state.loss_curve.back();
+    state.no_improvement_count = loss > state.best_loss - options.tol ? state.no_improvement_count + 1 : 0;
+    if (loss < state.best_loss) state.best_loss = loss;
+    return true;
+  }
+
+  void judge_score(double tol, TrainState& state, std::vector<T>& best) const {
+    const double score = state.validation_scores.back();
+    state.no_improvement_count = score < state.best_validation_score + tol ? state.no_improvement_count + 1 : 0;
     if (score > state.best_validation_score) {
       state.best_validation_score = score;
       keep(best);
     }
-    exchange_average();
   }
 
   void keep(std::vector<T>& best) const {
@@ -218,14 +246,24 @@ private:
     engine.get_parameters(best.data());
   }
 
-  double validation_score(Score score) {
-    const std::size_t n = split.validation.size();
+  // Loss and score of the rows that are watched; false: stop.
+  bool validate(Score score, TrainState& state) {
+    const std::size_t n = validation.rows.size();
     predictions.resize(n * std::size_t(network.n_outputs()));
-    engine.predict(nullptr, data.X, split.validation.data(), std::int64_t(n), network.n_layers(), predictions.data());
-    for (T p : predictions)
-      if (!std::isfinite(p)) return std::nan("");
-    return score == Score::accuracy ? accuracy(network, data, split.validation, predictions.data())
-                                    : r2(network, data, split.validation, predictions.data());
+    const double loss =
+        engine.evaluate(validation.data, validation.rows.data(), std::int64_t(n), predictions.data()) / loss_share;
+    std::optional<double> answer = -loss;
+    if (!std::all_of(predictions.begin(), predictions.end(), [](T p) { return std::isfinite(p); }))
+      answer = std::nan("");
+    else if (score == Score::accuracy)
+      answer = accuracy(network, validation.data, validation.rows, predictions.data());
+    else if (score == Score::r2)
+      answer = r2(network, validation.data, validation.rows, predictions.data());
+    else if (score == Score::given)
+      answer = hooks.score(loss);
+    state.validation_losses.push_back(loss);
+    state.validation_scores.push_back(answer.value_or(std::nan("")));
+    return answer.has_value();
   }
 
   // No improvement for too long: go on at a lower rate, if the schedule allows that, or say why not.
@@ -244,7 +282,8 @@ private:
   Engine<T>& engine;
   const Network& network;
   const Dataset<T>& data;
-  const Split& split;
+  std::vector<std::int64_t>& order;
+  const Validation<T>& validation;
   MT19937& random;
   const Hooks& hooks;
   double loss_share = 1;

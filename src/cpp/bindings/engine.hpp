@@ -48,7 +48,7 @@ template <class T> std::vector<T*> slot_pointers(const Rule& rule, std::vector<p
 // the parameters have been written back.
 class PythonHooks {
 public:
-  PythonHooks(const py::object& on_epoch, const py::object& rates) {
+  PythonHooks(const py::object& on_epoch, const py::object& rates, const py::object& score) {
     hooks.poll = [this] {
       return failed([] {
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -57,6 +57,11 @@ public:
     if (!on_epoch.is_none())
       hooks.after_epoch = [this, on_epoch](std::int64_t n_iter, double loss, double score, double learning_rate) {
         return failed([&] { on_epoch(n_iter, loss, score, learning_rate); });
+      };
+    if (!score.is_none())
+      hooks.score = [this, score](double loss) -> std::optional<double> {
+        double answer = 0;
+        return failed([&] { answer = score(loss).cast<double>(); }) ? std::nullopt : std::optional(answer);
       };
     if (!rates.is_none())
       hooks.rates = [this, rates](long long t, std::int64_t n_steps, std::int64_t no_improvement_count) {
@@ -142,14 +147,17 @@ inline TrainOptions train_options(const py::dict& d) {
   o.shuffle = option<bool>(d, "shuffle");
   o.tol = option<double>(d, "tol");
   o.n_iter_no_change = option<double>(d, "n_iter_no_change");
-  o.score = choice<Score>(d, "score", {"accuracy", "r2"});
+  o.score = choice<Score>(d, "score", {"accuracy", "r2", "loss", "given"});
+  o.early_stopping = option<bool>(d, "early_stopping");
+  o.max_seconds = option<double>(d, "max_seconds");
   if (!(o.rule.clip_norm > 0 && o.rule.clip_value > 0)) reject("clip_norm and clip_value must be positive");
   if (!(o.rule.ema_decay >= 0 && o.rule.ema_decay < 1))
     reject("ema_decay must be at least 0 and below 1, got " + number(o.rule.ema_decay));
   if (o.batch_size < 1 || o.max_iter < 0) reject("batch_size must be at least 1 and max_iter at least 0");
   for (const auto& [name, value] :
        {std::pair("tol", o.tol), std::pair("n_iter_no_change", o.n_iter_no_change), std::pair("power_t", o.power_t),
-        std::pair("alpha", o.alpha), std::pair("learning_rate_init", o.learning_rate_init)})
+        std::pair("alpha", o.alpha), std::pair("learning_rate_init", o.learning_rate_init),
+        std::pair("max_seconds", o.max_seconds)})
     if (!(value >= 0)) reject(std::string(name) + " must not be negative, got " + number(value));
   return o;
 }
@@ -243,7 +251,8 @@ public:
 
   py::object train(py::array& parameters, std::vector<py::array> slots, const py::object& X, const py::array& y,
                    const py::object& sample_weight, const py::object& rows, const py::object& validation_rows,
-                   MT19937& random, const py::dict& settings, const py::object& on_epoch, const py::object& rates) {
+                   MT19937& random, const py::dict& settings, const py::object& on_epoch, const py::object& rates,
+                   const py::object& validation, const py::object& score) {
     return exclusively([&](auto& engine, auto zero) -> py::object {
       using T = decltype(zero);
       TrainOptions options = train_options(settings);
@@ -253,28 +262,43 @@ public:
           counter(option<std::int64_t>(settings, "no_improvement_count"), "no_improvement_count", 0);
       state.best_loss = option<double>(settings, "best_loss");
       state.best_validation_score = option<double>(settings, "best_validation_score");
-      constexpr int n_options = 23; // every one was found: any more are unknown
+      constexpr int n_options = 25; // every one was found: any more are unknown
       if (settings.size() != n_options)
         reject("training knows " + std::to_string(n_options) + " options, got " + std::to_string(settings.size()));
       T* p = output<T>(parameters, "parameters", {network.n_parameters});
       const std::vector<T*> pointers = slot_pointers<T>(options.rule, slots, network.n_parameters);
       const Dataset<T> data = dataset<T>(network, X, y, sample_weight);
       if (options.score == Score::r2 && !data.y) reject("the score 'r2' needs targets, not class numbers");
-      const Split split{row_numbers(rows, "rows", data.X.n_rows, true),
-                        row_numbers(validation_rows, "validation_rows", data.X.n_rows, false)};
-      if (split.train.empty()) reject("there are no rows to train on");
+      if ((options.score == Score::given) == score.is_none()) reject("the score 'given' needs a function, others none");
+      std::vector<std::int64_t> order = row_numbers(rows, "rows", data.X.n_rows, true);
+      if (order.empty()) reject("there are no rows to train on");
+      Dataset<T> others;
+      if (!validation.is_none()) others = validation_data<T>(validation, validation_rows, data.labels != nullptr);
+      const Validation<T> watched =
+          validation.is_none()
+              ? Validation<T>{data, row_numbers(validation_rows, "validation_rows", data.X.n_rows, false)}
+              : Validation<T>{others, row_numbers(py::none(), "rows", others.X.n_rows, true)};
       std::vector<T> best;
-      PythonHooks python(on_epoch, rates);
+      PythonHooks python(on_epoch, rates, score);
+      if (python.hooks.score)
+        python.hooks.score = [&engine, p, ask = python.hooks.score](double loss) {
+          engine.get_parameters(p); // what is asked looks at them
+          return ask(loss);
+        };
       MT19937 stream = random; // a copy: the caller's may be in use by another thread meanwhile
       {
         const py::gil_scoped_release release;
         engine.set_parameters(p);
         engine.set_slots(pointers);
-        Trainer<T>(engine, network, data, split, stream, python.hooks).run(options, state, best);
+        Trainer<T>(engine, network, data, order, watched, stream, python.hooks).run(options, state, best);
         engine.get_parameters(p);
         engine.get_slots();
       }
       random = stream;
+      if (!rows.is_none()) {
+        auto given = py::reinterpret_borrow<py::array>(rows);
+        if (given.writeable()) std::copy(order.begin(), order.end(), static_cast<std::int64_t*>(given.mutable_data()));
+      }
       python.raise();
       return report(options, state, best);
     });
@@ -296,10 +320,25 @@ private:
   }
 
   template <class T>
+  Dataset<T> validation_data(const py::object& validation, const py::object& validation_rows, bool labels) const {
+    if (!validation_rows.is_none()) reject("validation_rows are rows of X: they exclude other data for validation");
+    if (!py::isinstance<py::tuple>(validation) || py::len(validation) != 3)
+      throw py::type_error("validation must be a tuple of X, y and sample_weight");
+    const auto parts = validation.cast<py::tuple>();
+    const Dataset<T> data = dataset<T>(network, parts[0], array_argument(parts[1], "y"), parts[2]);
+    if (data.X.n_rows == 0) reject("there are no rows to validate on");
+    if ((data.labels != nullptr) != labels) reject("the targets of training and validation must be of one kind");
+    return data;
+  }
+
+  template <class T>
   static py::dict report(const TrainOptions& options, const TrainState& state, const std::vector<T>& best) {
-    static const char* const reasons[] = {"max_iter", "no_improvement", "learning_rate", "interrupted", "not_finite"};
+    static const char* const reasons[] = {"max_iter",    "no_improvement", "learning_rate",
+                                          "interrupted", "not_finite",     "max_time"};
     py::dict d;
     d["loss_curve"] = state.loss_curve;
+    d["learning_rates"] = state.learning_rates;
+    d["validation_losses"] = state.validation_losses;
     d["validation_scores"] = state.validation_scores;
     d["batch_losses"] = state.batch_losses;
     d["n_iter"] = state.n_iter;

@@ -188,16 +188,20 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("apply_optimizer", apply_optimizer, "name"_a, "hyperparameters"_a, "learning_rate"_a, "t"_a, "parameters"_a,
         "gradient"_a, "slots"_a);
 
+  const auto set_state = [](MT19937& self, const py::array& key, int pos) {
+    const std::uint32_t* words = input<std::uint32_t>(key, "key", {MT19937::size});
+    if (pos < 0 || pos > MT19937::size) reject("pos must be between 0 and 624, got " + std::to_string(pos));
+    std::copy_n(words, MT19937::size, self.key);
+    self.position = pos;
+  };
   py::class_<MT19937>(m, "MT19937")
-      .def(py::init([](const py::array& key, int pos) {
-             const std::uint32_t* words = input<std::uint32_t>(key, "key", {MT19937::size});
-             if (pos < 0 || pos > MT19937::size) reject("pos must be between 0 and 624, got " + std::to_string(pos));
+      .def(py::init([set_state](const py::array& key, int pos) {
              auto generator = std::make_unique<MT19937>();
-             std::copy_n(words, MT19937::size, generator->key);
-             generator->position = pos;
+             set_state(*generator, key, pos);
              return generator;
            }),
            "key"_a, "pos"_a)
+      .def("set_state", set_state, "key"_a, "pos"_a)
       .def(
           "shuffle",
           [](MT19937& self, py::array& x) {
@@ -272,5 +276,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def("apply", &PyEngine::apply, "parameters"_a, "gradient"_a, "optimizer"_a, "hyperparameters"_a,
            "learning_rate"_a, "t"_a, "slots"_a)
       .def("train", &PyEngine::train, "parameters"_a, "slots"_a, "X"_a, "y"_a, "sample_weight"_a, "rows"_a,
-           "validation_rows"_a, "random"_a, "options"_a, "on_epoch"_a, "rates"_a = py::none());
+           "validation_rows"_a, "random"_a, "options"_a, "on_epoch"_a, "rates"_a = py::none(),
+           "validation"_a = py::none(), "score"_a = py::none());
 }

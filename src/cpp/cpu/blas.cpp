@@ -110,6 +110,19 @@ public:
     }
   }
 
+  double evaluate(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, T* out) override {
+    predict(nullptr, data.X, rows, n, network.n_layers(), out);
+    double loss = 0;
+    for (std::int64_t first = 0; first < n; first += max_rows) {
+      const std::int64_t count = std::min(max_rows, n - first);
+      forward(data.X, rows, first, count, network.n_layers());
+      std::vector<T> delta(units.back());
+      loss += loss_and_deltas(data, rows, first, count, delta);
+    }
+    const double weight = sum_of_weights(data, rows, 0, n);
+    return weight != 0 ? loss / weight : 0;
+  }
+
 private:
   // Between the flat order and that of slots: the weights of a layer (fan_in, fan_out) there, (fan_out, fan_in) here.
   void to_neurons(const T* flat, T* out) const {

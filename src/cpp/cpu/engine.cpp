@@ -124,6 +124,15 @@ public:
     InputGradient<T>(network, propagation).run(X, vectors, n_vectors, choose_threads(requested_threads, flops), out);
   }
 
+  double evaluate(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, T* out) override {
+    if (data.X.indptr) layers[0].keep_transpose(R);
+    propagation.use_running_statistics();
+    const double weight = sum_of_weights(data, rows, 0, n);
+    const double loss = PanelPrediction<T>{network, propagation}.evaluate(
+        data, {rows, 0, n}, choose_threads(requested_threads, flops_per_row * double(n)), out);
+    return weight != 0 ? loss / weight : 0;
+  }
+
 private:
   void prepare_inference(const T* parameters, const Matrix<T>& X) {
     if (parameters) set_parameters(parameters);
@@ -168,15 +177,14 @@ private:
         team.barrier();
         if (failed) break;
         const bool last = end;
-        const double weight = batch.weight;
-        if (weight != 0) {
+        // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
+        // after.
+        const double weight = batch.weight, loss = weight != 0 ? deltas.sum_of_losses(batch) / weight : 0;
+        if (weight != 0 && !std::isnan(loss)) {
           const std::int64_t after = std::min(first + batch_size, n);
           step(batch, Batch<T>(data, {order, after, std::min(batch_size, n - after)}, R), rule, ++t, alpha, 1 / weight,
                team);
         }
-        // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
-        // after.
-        const double loss = team.thread == 0 && weight != 0 ? deltas.sum_of_losses(batch) / weight : 0;
         team.barrier();
         if (team.thread == 0) {
           const double l2 = weight != 0 ? penalty(alpha) / weight : 0;

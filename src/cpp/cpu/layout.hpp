@@ -92,6 +92,8 @@ template <class T> struct Parameter {
   bool is_trained() const { return role != running_mean && role != running_variance; }
 
   void read(const T* parameters) const {
+    for (int row = 0; row < rows; ++row) // a training that diverged may have left anything there
+      std::fill(data + row * ld + columns, data + (row + 1) * ld, T(0));
     if (is_matrix())
       fastmlp::transpose(parameters + flat, rows, columns, rows, data, ld);
     else

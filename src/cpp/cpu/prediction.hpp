@@ -4,6 +4,7 @@
 #include "propagation.hpp"
 #include "threads.hpp"
 
+#include <numeric>
 #include <optional>
 
 namespace fastmlp {
@@ -114,6 +115,30 @@ template <class T> struct PanelPrediction {
   template <class Accepts>
   bool run(const Matrix<T>& X, const RowRange& rows, int layer, int most_threads, T* out,
            const Accepts& accepts) const {
+    return run(X, rows, layer, most_threads, out, accepts, [](std::int64_t, const T*) {});
+  }
+
+  // The same for the rows of a dataset; returns the weighted sum of their losses.
+  double evaluate(const Dataset<T>& data, const RowRange& rows, int most_threads, T* out) const {
+    const int R = propagation.kernels.rows;
+    const std::ptrdiff_t n_targets = network.n_targets(), n_outputs = network.n_outputs();
+    std::vector<double> losses(std::size_t((rows.n + R - 1) / R)); // of panels, so that their sum has one order
+    const auto all = [](std::int64_t, int) { return true; };
+    run(data.X, rows, network.n_layers(), most_threads, out, all, [&](std::int64_t panel, const T* z) {
+      const AlignedArray<T> memory(std::size_t((n_targets + n_outputs + 1) * R));
+      T *y = memory.data(), *delta = y + n_targets * R, *weights = delta + n_outputs * R;
+      propagation.enter_targets(data, rows, panel, y, weights);
+      std::copy_n(z, n_outputs * R, delta);
+      losses[std::size_t(panel)] = propagation.kernels.loss(network.row_loss(), delta, y, weights);
+    });
+    return std::accumulate(losses.begin(), losses.end(), 0.0);
+  }
+
+private:
+  // `judge(panel, z)` sees the last layer of each panel before its link.
+  template <class Accepts, class Judge>
+  bool run(const Matrix<T>& X, const RowRange& rows, int layer, int most_threads, T* out, const Accepts& accepts,
+           const Judge& judge) const {
     const Kernels<T>& kernels = propagation.kernels;
     const int R = kernels.rows;
     const std::int64_t n_panels = (rows.n + R - 1) / R;
@@ -132,17 +157,16 @@ template <class T> struct PanelPrediction {
       const std::int64_t end = part(n_panels, team, 1);
       for (std::int64_t p = part(n_panels, team); p < end && accepted; p += panels_at_once) {
         const int count = int(std::min<std::int64_t>(panels_at_once, end - p));
-        if (!block(spaces[team.thread], X, rows, p, count, layer, scratch[team.thread].data(), out, accepts))
+        if (!block(spaces[team.thread], X, rows, p, count, layer, scratch[team.thread].data(), out, accepts, judge))
           accepted = false;
       }
     });
     return accepted;
   }
 
-private:
-  template <class Accepts>
+  template <class Accepts, class Judge>
   bool block(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t first_panel, int count,
-             int layer, T* scratch, T* out, const Accepts& accepts) const {
+             int layer, T* scratch, T* out, const Accepts& accepts, const Judge& judge) const {
     const Kernels<T>& kernels = propagation.kernels;
     const Block<T> all{0, count, scratch, {}};
     const int width = network.sizes[layer], R = kernels.rows;
@@ -157,7 +181,10 @@ private:
     }
     for (int p = 0; p < count; ++p) {
       T* panel = space.panels[layer] + p * space.panel_stride[layer];
-      if (layer == network.n_layers()) kernels.link(network.row_loss(), panel);
+      if (layer == network.n_layers()) {
+        judge(first_panel + p, panel);
+        kernels.link(network.row_loss(), panel);
+      }
       kernels.panel_to_rows(panel, width, rows_of(first_panel + p), out + (first_panel + p) * R * width, width);
     }
     return true;

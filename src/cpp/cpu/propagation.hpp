@@ -57,12 +57,10 @@ public:
   }
 
   // Targets and weights of a panel of rows; rows that are missing in the last panel weigh nothing.
-  void enter_targets(Workspace<T>& space, const Dataset<T>& data, const RowRange& rows, int panel) const {
-    T* y = space.targets.data() + std::ptrdiff_t(panel) * n_targets * R;
-    T* weights = space.weights.data() + panel * R;
+  void enter_targets(const Dataset<T>& data, const RowRange& rows, std::int64_t panel, T* y, T* weights) const {
     if (data.labels) std::fill_n(y, n_targets * R, T(0));
     for (int i = 0; i < R; ++i) {
-      const std::int64_t in_batch = std::int64_t(panel) * R + i, row = rows[std::min(in_batch, rows.n - 1)];
+      const std::int64_t in_batch = panel * R + i, row = rows[std::min(in_batch, rows.n - 1)];
       weights[i] = in_batch >= rows.n ? T(0) : data.sample_weight ? data.sample_weight[row] : T(1);
       if (data.labels)
         y[data.labels[row] * R + i] = T(1);

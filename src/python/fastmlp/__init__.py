@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fastmlp import export, plot, schedules
     from fastmlp._config import show_config
     from fastmlp._lr_find import lr_find
     from fastmlp.classifier import MLPClassifier
@@ -23,10 +24,15 @@ __all__ = [
     "MLPRegressor",
     "Network",
     "Predictor",
+    "export",
     "load",
     "lr_find",
+    "plot",
+    "schedules",
     "show_config",
 ]
+
+_MODULES = ("export", "plot", "schedules")
 
 _ROOMS = {
     "MLPClassifier": "classifier",
@@ -40,6 +46,8 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"fastmlp.{name}")
     if name not in _ROOMS:
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}; it offers {', '.join(__all__)}")
     value: object = getattr(import_module(f"fastmlp.{_ROOMS[name]}"), name)

@@ -94,6 +94,7 @@ class MT19937:
 
     def __init__(self, key: NDArray[np.uint32], pos: int) -> None: ...
     def shuffle(self, x: NDArray[np.int64]) -> None: ...
+    def set_state(self, key: NDArray[np.uint32], pos: int) -> None: ...
     @property
     def state(self) -> tuple[NDArray[np.uint32], int]: ...
 
@@ -249,19 +250,24 @@ class Engine:
         options: Mapping[str, Any],
         on_epoch: Callable[[int, float, float, float], None] | None,
         rates: Callable[[int, int, int], NDArray[np.float64]] | None = None,
+        validation: tuple[Matrix, Targets, FloatArray | None] | None = None,
+        score: Callable[[float], float] | None = None,
     ) -> dict[str, Any]:
         """Whole epochs: shuffles, batches, steps, stopping rules. ``parameters`` and ``slots`` are updated in place.
 
         In a slot the weights of a layer are ``(fan_out, fan_in)``; its order is that of the parameters otherwise.
 
         ``rows``/``validation_rows`` are the row numbers of ``X`` used for training and for the validation score
-        (None: all rows; no validation). ``options``, all required unless a default is shown:
+        (None: all rows; no validation). ``rows``, if writable, is left in the order of the last epoch: with it, several
+        calls are one training. ``validation`` is data of its own to validate on. ``options``, all of them required:
 
         optimizer (name), hyperparameters (dict), learning_rate (float), learning_rate_init (float),
         schedule ("constant" | "invscaling" | "adaptive"), power_t, t (steps done), n_samples_seen (the ``t_`` of
         scikit-learn), alpha, batch_size, max_iter, shuffle (bool), tol, n_iter_no_change (float, may be inf),
-        dropout_seed (0: none), no_improvement_count, best_loss, best_validation_score, score ("accuracy" | "r2"),
-        clip_norm and clip_value (inf: none), ema_decay (0: none), report_batch_losses (bool).
+        dropout_seed (0: none), no_improvement_count, best_loss, best_validation_score, score ("accuracy" | "r2" |
+        "loss": the negative validation loss | "given": by ``score(validation_loss)``), early_stopping (by the score, of
+        which the best parameters are reported; else by the training loss), max_seconds (may be inf), clip_norm and
+        clip_value (inf: none), ema_decay (0: none), report_batch_losses (bool).
 
         With ``ema_decay`` there is one slot more, the last. Before and after, it holds the weights that steps start
         from, and ``parameters`` their exponential moving average, which validation uses too.
@@ -273,8 +279,9 @@ class Engine:
         Returns
         -------
         dict
-            loss_curve, validation_scores and batch_losses (lists of float), n_iter, t, n_samples_seen, learning_rate,
-            no_improvement_count, best_loss, best_validation_score, best_parameters (array or None),
-            stopped ("max_iter" | "no_improvement" | "learning_rate" | "interrupted" | "not_finite"),
+            loss_curve, learning_rates, validation_losses, validation_scores and batch_losses (lists of float), n_iter,
+            t, n_samples_seen, learning_rate, no_improvement_count, best_loss, best_validation_score, best_parameters
+            (array or None), stopped ("max_iter" | "no_improvement" | "learning_rate" | "interrupted" | "not_finite" |
+            "max_time"),
             failed_epoch, failed_batch (1-based, 0 when finite).
         """

@@ -58,11 +58,11 @@ def progress(label: str, total: int, unit: str) -> Iterator[Advance]:
 def fit_with_progress(model: Any, split: Split) -> None:
     """Fit a fastmlp estimator and show its epochs as they end."""
     with progress("training", model.max_iter, "epochs") as advance:
-        model._on_epoch = lambda n_iter, loss, _score: advance(n_iter, f"loss {loss:.4f}")
+        callbacks = [lambda run: advance(run.n_iter, f"loss {run.history['loss'][-1]:.4f}")]
         try:
-            model.fit(split.X_train, split.y_train)
+            model.set_params(callbacks=callbacks).fit(split.X_train, split.y_train)
         finally:
-            del model._on_epoch
+            model.set_params(callbacks=None)
 
 
 def time_alternating(models: Sequence[Any], split: Split, repeats: int) -> list[float]:

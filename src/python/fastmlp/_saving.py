@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from fastmlp.files import Header, Tensors
 
-_NUMBERS = ["n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_", "_no_improvement_count"]
+_NUMBERS = ["n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_", "_no_improvement_count", "temperature_"]
+_ATTRIBUTES = [*_NUMBERS, "stopped_"]
 _CURVES = ["loss_curve_", "validation_scores_"]
 # and the default of each, for files that were written before it was known
 _OPTIMIZER_NUMBERS = {
@@ -140,6 +141,8 @@ class Saving:
         )
         header["estimator"] = _estimator_entry(model, tensors)
         header["optimizer"] = _optimizer_entry(model, tensors) if optimizer else None
+        if hasattr(model, "conformity_scores_"):
+            tensors["conformity_scores"] = model.conformity_scores_
         files.write(path, header, tensors)
 
     @classmethod
@@ -174,6 +177,8 @@ class Saving:
             model._validate_params()
             model._set_parameters(files.stored_parameters(header, tensors), array_shapes(predictor.network))
             _restore(model, predictor, saved)
+            if "conformity_scores" in tensors:
+                model.conformity_scores_ = _checked_scores(model, tensors["conformity_scores"])
             state = files.entry(header, "optimizer", dict, None)
             if state is not None:
                 _restore_optimizer(model, state, tensors)
@@ -181,7 +186,7 @@ class Saving:
 
 
 def _estimator_entry(model: Any, tensors: Tensors) -> Header:
-    parameters = model.get_params(deep=False)
+    parameters = model.get_params(deep=False) | {"callbacks": None}  # they belong to a session
     random = parameters["random_state"]
     if isinstance(random, np.random.RandomState):
         state: Any = random.get_state(legacy=False)
@@ -196,7 +201,7 @@ def _estimator_entry(model: Any, tensors: Tensors) -> Header:
         "parameters": {name: files.encode(value, name) for name, value in sorted(parameters.items())},
         "random_state": names if isinstance(random, np.random.RandomState) else None,
         "sparse_targets": None if decoder is None else bool(decoder.sparse_input_),
-        "attributes": {name: files.encode(getattr(model, name), name) for name in _NUMBERS if hasattr(model, name)},
+        "attributes": {name: files.encode(getattr(model, name), name) for name in _ATTRIBUTES if hasattr(model, name)},
     }
 
 
@@ -206,15 +211,17 @@ def _optimizer_entry(model: Any, tensors: Tensors) -> Header:
         if getattr(model, name, None) is not None:
             tensors[f"training.{name}"] = np.array(getattr(model, name), np.float64)
             curves.append(name)
+    history = getattr(model, "_history", {})
+    tensors.update({f"history.{name}": np.array(values, np.float64) for name, values in history.items()})
     state: OptimizerState | None = getattr(model, "_optimizer", None)
     if state is None:  # "lbfgs" keeps nothing
-        return {"curves": curves, "state": None}
+        return {"curves": curves, "history": [*history], "state": None}
     tensors.update({f"optimizer.{name}": slot for name, slot in state.slots.items()})
     numbers = {name: files.encode(getattr(state, name), name) for name in _OPTIMIZER_NUMBERS}
     hyperparameters = {name: files.encode(value, name) for name, value in state.hyperparameters.items()}
     schedule = files.encode(state.schedule, "learning_rate")
     names = {"name": state.name, "schedule": schedule, "hyperparameters": hyperparameters}
-    return {"curves": curves, "state": {**names, **numbers}}
+    return {"curves": curves, "history": [*history], "state": {**names, **numbers}}
 
 
 def _parameters_of(cls: Any, saved: Header, tensors: Tensors) -> dict[str, Any]:
@@ -258,6 +265,26 @@ def _restore(model: Any, predictor: Predictor, saved: Header) -> None:
         if type(number) not in (int, float, type(None)):
             raise ValueError(f"the attribute {name!r} must be a number or null, found {number!r}")
         setattr(model, name, number)
+    if "stopped_" in attributes:
+        model.stopped_ = files.entry(attributes, "stopped_", str)
+
+
+def _checked_scores(model: Any, scores: NDArray[Any]) -> NDArray[Any]:
+    """Return what prediction sets and intervals are made with: sorted numbers, for several targets in columns."""
+    n_targets = 1
+    if hasattr(model, "classes_"):
+        if not 0 < getattr(model, "temperature_", 0) < np.inf:
+            raise ValueError("conformity_scores of a classifier need the attribute 'temperature_', a number above 0")
+    else:
+        n_targets = model.n_outputs_ // _core.loss_outputs(model._core_loss(), model._core_loss_parameters())[0]
+    shape = (len(scores),) if n_targets == 1 else (len(scores), n_targets)
+    fits = scores.dtype == np.float64 and scores.size > 0 and scores.shape == shape
+    if not fits or not (np.isfinite(scores).all() and (np.diff(scores, axis=0) >= 0).all()):
+        raise ValueError(
+            "the tensor 'conformity_scores' must hold sorted finite numbers of dtype float64 in the shape "
+            f"{'(n,)' if n_targets == 1 else f'(n, {n_targets})'}, found {scores.shape} and {scores.dtype}"
+        )
+    return scores
 
 
 def _restore_optimizer(model: Any, saved: Header, tensors: Tensors) -> None:
@@ -268,6 +295,12 @@ def _restore_optimizer(model: Any, saved: Header, tensors: Tensors) -> None:
         setattr(model, name, _tensor(tensors, f"training.{name}", None, ["float64"]).tolist())
     if "loss_curve_" in curves and "validation_scores_" not in curves:
         model.validation_scores_ = None
+    if "loss_curve_" in curves:
+        names = files.entry(saved, "history", list) if "history" in saved else []
+        model._history = {
+            name: _tensor(tensors, f"history.{name}", (len(model.loss_curve_),), ["float64"], finite=False).tolist()
+            for name in names
+        }
     state = files.entry(saved, "state", dict, None)
     if state is None:
         return
@@ -294,7 +327,9 @@ def _restore_optimizer(model: Any, saved: Header, tensors: Tensors) -> None:
         slot[...] = _tensor(tensors, f"optimizer.{name}", flat.shape, ["float32", "float64"])
 
 
-def _tensor(tensors: Tensors, name: str, shape: tuple[int, ...] | None, dtypes: list[str]) -> NDArray[Any]:
+def _tensor(
+    tensors: Tensors, name: str, shape: tuple[int, ...] | None, dtypes: list[str], finite: bool = True
+) -> NDArray[Any]:
     if name not in tensors:
         raise ValueError(f"the tensor {name!r} is missing, found {', '.join(tensors)}")
     array = tensors[name]
@@ -303,6 +338,6 @@ def _tensor(tensors: Tensors, name: str, shape: tuple[int, ...] | None, dtypes: 
             f"the tensor {name!r} must have shape {shape or '(n,)'} and dtype {' or '.join(dtypes)}, "
             f"found {array.shape} and {array.dtype}"
         )
-    if np.isnan(array).any():
+    if finite and np.isnan(array).any():
         raise ValueError(f"the tensor {name!r} contains NaN")
     return array

@@ -6,17 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import _core
+from fastmlp._held_out import LOSS, HeldOut, Scoring, UserData, metrics_by_name
+from fastmlp._history import History
 from fastmlp._parameters import array_shapes
-from fastmlp._training import (
-    Data,
-    batch_rows,
-    conclude,
-    minimize_lbfgs,
-    print_stop,
-    report_epochs,
-    shuffles_of,
-    split_rows,
-)
+from fastmlp._run import Run
+from fastmlp._scikit_learn_callbacks import scikit_learn_callbacks
+from fastmlp._training import Data, batch_rows, conclude, minimize_lbfgs, shuffles_of
+from fastmlp._verbose import print_epochs, print_stop
+from fastmlp.callbacks import as_callbacks
 from fastmlp.optimizer_state import OptimizerState
 from fastmlp.schedules import NAMES
 
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
 _PARAMETER_OF = {"nesterov": "nesterovs_momentum"}
 
 
-class Solvers:
+class Solvers(History):
     """The part of an estimator that trains it."""
 
     if TYPE_CHECKING:
@@ -50,42 +47,46 @@ class Solvers:
         self.loss_, self.n_iter_ = outcome.loss, outcome.n_iter
 
     def _fit_stochastic(
-        self, engine: _core.Engine, network: _core.Network, parameters: NDArray[Any], data: Data, incremental: bool
+        self,
+        engine: _core.Engine,
+        network: _core.Network,
+        parameters: NDArray[Any],
+        data: Data,
+        given: UserData,
+        held_out: HeldOut | None,
+        incremental: bool,
     ) -> None:
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = self._new_optimizer(network, parameters.dtype)
             self._optimizer.start_average(parameters)
+        if any(network.dropout) and not getattr(self._optimizer, "dropout_seed", 0):  # it may begin in a later call
+            self._optimizer.dropout_seed = int(self._random_state.randint(1, 2**31 - 1))
         if not hasattr(self, "loss_curve_") or self.early_stopping != self._has_scores():
             self._start_records()
-        rows = validation_rows = None
-        if self.early_stopping:
-            stratify = self._stratify(data.y)
-            rows, validation_rows = split_rows(data.n_rows, self.validation_fraction, stratify, self._random_state)
-        n_rows = data.n_rows if rows is None else len(rows)
-        batch_size = batch_rows(self.batch_size, n_rows)
-        options = self._training_options(batch_size, 1 if incremental else self.max_iter)
-        verbose, listener = bool(self.verbose), getattr(self, "_on_epoch", None)
+        rows = None
+        if given.groups is not None and not (self.early_stopping and held_out is None):
+            raise ValueError("groups are for the splitter of early_stopping=True, which is not used here")
+        if self.early_stopping and held_out is None:
+            rows, held_out = given.hold_out(self.validation_fraction, self._stratify(data.y), self._random_state)
+        scoring = None
+        if held_out is not None and not self._core_scores():
+            scoring = Scoring(self._metrics(), self, held_out)
+        batch_size = batch_rows(self.batch_size, data.n_rows if rows is None else len(rows))
+        max_iter = 1 if incremental else self.max_iter
+        on_epoch = print_epochs(self) if self.verbose else None
+        callbacks = [] if incremental else [*as_callbacks(self.callbacks), *scikit_learn_callbacks(self, given)]
         with shuffles_of(self._random_state) as stream:
-            outcome = engine.train(
-                parameters,
-                self._optimizer.writable_slots(parameters.dtype),
-                data.X,
-                data.y,
-                data.sample_weight,
-                rows,
-                validation_rows,
-                stream,
-                options,
-                report_epochs(options, self.early_stopping, verbose, listener),
-                self._optimizer.rates(self.max_iter * math.ceil(n_rows / batch_size)),
-            )
-        self._record(outcome)
-        if verbose:
-            print_stop(outcome["stopped"], options, self.early_stopping)
+            run = Run(
+                self, engine, network, parameters, data, rows, held_out, scoring, stream, batch_size, max_iter,
+                on_epoch, callbacks,
+            )  # fmt: skip
+            outcome = run.train()
+        self.stopped_ = outcome["stopped"]
+        if self.verbose:
+            print_stop(self)
         to_the_end = incremental or not isinstance(self._optimizer.schedule, str)  # a schedule is made for all epochs
-        conclude(outcome, parameters, self.early_stopping, None if to_the_end else self.max_iter)
+        why = run.diagnosis(outcome) if self.stopped_ == "not_finite" else ""
+        conclude(outcome, parameters, self.early_stopping, None if to_the_end else self.max_iter, why)
         if self.early_stopping:
             self._optimizer.start_average(parameters)
 
@@ -100,7 +101,7 @@ class Solvers:
                 schedule = NAMES[schedule]()
             elif self.solver == "adam":
                 schedule = "constant"  # as in scikit-learn, whose names are for "sgd"
-        optimizer = OptimizerState(
+        return OptimizerState(
             self.solver,
             hyperparameters,
             self.learning_rate_init,
@@ -111,47 +112,67 @@ class Solvers:
             array_shapes(network),
             self.ema_decay or 0.0,
         )
-        if any(network.dropout):
-            optimizer.dropout_seed = int(self._random_state.randint(1, 2**31 - 1))
-        return optimizer
 
     def _has_scores(self) -> bool:
         return getattr(self, "validation_scores_", None) is not None
 
+    def _metrics(self) -> dict[str, Any]:
+        """Return the metrics by name, of which the first decides: scorers, or None for what the core computes."""
+        return metrics_by_name(self.eval_metric, self._score_name)
+
+    def _core_scores(self) -> bool:
+        """Whether the core computes all that is asked for."""
+        metrics = self._metrics()
+        return len(metrics) == 1 and not any(metrics.values())
+
+    def _core_score(self) -> str:
+        """Return the name of the score that the core computes where no scorer is asked."""
+        return LOSS if self._core_scores() and LOSS in self._metrics() else self._score_name
+
     def _start_records(self) -> None:
         self.loss_curve_: list[float] = []
+        self._history: dict[str, list[float]] = {}
         self._no_improvement_count = 0
         self.best_loss_ = None if self.early_stopping else math.inf
         self.validation_scores_: list[float] | None = [] if self.early_stopping else None
         self.best_validation_score_ = -math.inf if self.early_stopping else None
 
-    def _training_options(self, batch_size: int, max_iter: int) -> dict[str, Any]:
+    def _training_options(self, batch_size: int, max_iter: int, max_seconds: float, asks: bool) -> dict[str, Any]:
         return {
             **self._optimizer.options(),
             "batch_size": batch_size,
             "max_iter": max_iter,
+            "max_seconds": max(max_seconds, 0.0),
             "n_samples_seen": self.t_,
             "alpha": self.alpha,
             "shuffle": self.shuffle,
             "tol": self.tol,
             "n_iter_no_change": self.n_iter_no_change,
             "no_improvement_count": self._no_improvement_count,
+            "early_stopping": self.early_stopping,
             "best_loss": math.inf if self.early_stopping else self.best_loss_,
             "best_validation_score": self.best_validation_score_ if self.early_stopping else -math.inf,
-            "score": self._score_name,
+            "score": "given" if asks else self._core_score(),
             "clip_norm": math.inf if self.clip_norm is None else self.clip_norm,
             "clip_value": math.inf if self.clip_value is None else self.clip_value,
-            "report_batch_losses": hasattr(self, "_batch_losses"),
+            "report_batch_losses": hasattr(self, "_batch_losses") or self.on_divergence == "back_off",
         }
 
-    def _record(self, outcome: dict[str, Any]) -> None:
-        """Take over what the core reports of a training."""
+    def _record(self, outcome: dict[str, Any], scoring: Scoring | None) -> None:
+        """Take over what the core reports of some epochs."""
         self.n_iter_ = outcome["n_iter"]
         self.t_ = outcome["n_samples_seen"]
         self._optimizer.t = outcome["t"]
         self._optimizer.learning_rate = self.learning_rate_ = outcome["learning_rate"]
         self._no_improvement_count = outcome["no_improvement_count"]
-        self.loss_curve_ += outcome["loss_curve"]
+        curves = {"loss": outcome["loss_curve"], "learning_rate": outcome["learning_rates"]}
+        if outcome["validation_losses"]:
+            name = next(iter(self._metrics()))
+            curves |= {"val_loss": outcome["validation_losses"]}
+            curves |= {} if name == LOSS else {f"val_{name}": outcome["validation_scores"]}
+            others = scoring.take() if scoring else {}
+            curves |= {f"val_{other}": values for other, values in others.items() if other != LOSS}
+        self._extend_history(curves)
         if hasattr(self, "_batch_losses"):
             self._batch_losses.extend(outcome["batch_losses"])
         if outcome["loss_curve"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.optimize
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 
 from fastmlp import _core
+from fastmlp._validation import core_array, core_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastmlp._core import Matrix, Targets
-
-OnEpoch = Callable[[int, float, float], None]
 
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
@@ -43,6 +41,15 @@ class Data:
     def n_rows(self) -> int:
         """Number of rows."""
         return len(self.y)
+
+
+def core_data(X: Any, y: NDArray[Any], sample_weight: NDArray[Any] | None, dtype: np.dtype[Any]) -> Data:
+    """Return checked data as the core takes it."""
+    return Data(
+        core_matrix(X, dtype),
+        y if y.ndim == 1 else core_array(y, dtype),
+        None if sample_weight is None else core_array(sample_weight, dtype),
+    )
 
 
 @contextmanager
@@ -65,18 +72,6 @@ def shuffles_of(random_state: np.random.RandomState) -> Iterator[_core.MT19937]:
             random_state.set_state({**state, "state": {"key": key, "pos": pos}})
 
 
-def split_rows(
-    n_rows: int, fraction: float, stratify: NDArray[Any] | None, random_state: np.random.RandomState
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the numbers of the rows for training and for validation: scikit-learn's, in its order."""
-    rows, validation_rows = train_test_split(
-        np.arange(n_rows, dtype=np.int64), random_state=random_state, test_size=fraction, stratify=stratify
-    )
-    if len(validation_rows) < 2:
-        raise ValueError("The validation set is too small. Increase 'validation_fraction' or the size of your dataset.")
-    return rows, validation_rows
-
-
 def batch_rows(batch_size: int | str, n_rows: int) -> int:
     """Return the number of rows of a batch, with a warning if there are fewer rows than asked for."""
     if isinstance(batch_size, str):
@@ -88,59 +83,27 @@ def batch_rows(batch_size: int | str, n_rows: int) -> int:
     return min(int(batch_size), n_rows)
 
 
-def report_epochs(
-    options: dict[str, Any], early_stopping: bool, verbose: bool, listener: OnEpoch | None
-) -> Callable[[int, float, float, float], None] | None:
-    """Return what the core calls after each epoch: the ``listener``, and with ``verbose`` scikit-learn's lines."""
-    if not verbose and listener is None:
-        return None
-    rate = options["learning_rate"] if options["schedule"] == "adaptive" else -math.inf
-
-    def on_epoch(n_iter: int, loss: float, score: float, learning_rate: float) -> None:
-        nonlocal rate
-        if verbose:
-            print(f"Iteration {n_iter}, loss = {loss:.8f}")
-            if early_stopping:
-                print(f"Validation score: {score:f}")
-            if learning_rate < rate:
-                rate = learning_rate
-                print(f"{_impatience(options, early_stopping)} Setting learning rate to {rate:f}")
-        if listener is not None:
-            listener(n_iter, loss, score)
-
-    return on_epoch
-
-
-def print_stop(stopped: str, options: dict[str, Any], early_stopping: bool) -> None:
-    """Print why training stopped, if a rule stopped it."""
-    if stopped == "no_improvement":
-        print(f"{_impatience(options, early_stopping)} Stopping.")
-    elif stopped == "learning_rate":
-        print(f"{_impatience(options, early_stopping)} Learning rate too small. Stopping.")
-
-
-def _impatience(options: dict[str, Any], early_stopping: bool) -> str:
-    what = "Validation score" if early_stopping else "Training loss"
-    tol, n_epochs = options["tol"], options["n_iter_no_change"]
-    return f"{what} did not improve more than tol={tol:f} for {n_epochs:.0f} consecutive epochs."
-
-
-def conclude(outcome: dict[str, Any], parameters: NDArray[Any], early_stopping: bool, max_iter: int | None) -> None:
+def conclude(
+    outcome: dict[str, Any], parameters: NDArray[Any], early_stopping: bool, max_iter: int | None, why: str
+) -> None:
     """Warn of a training that did not end as it should, or raise; with early stopping, restore the best parameters.
 
-    ``max_iter`` is the number of epochs after which to warn that training has not converged, if any.
+    ``max_iter`` is the number of epochs after which to warn that training has not converged, if any; ``why`` says what
+    a loss that is not finite comes from.
     """
     stopped = outcome["stopped"]
-    where = f"The loss became non-finite at epoch {outcome['failed_epoch']}, batch {outcome['failed_batch']}."
     if early_stopping:
         parameters[...] = outcome["best_parameters"]
     if stopped == "not_finite" and not early_stopping:
-        raise ValueError(f"{NOT_FINITE} {where}")
+        raise ValueError(f"{NOT_FINITE} {why}")
     if stopped == "not_finite":
-        message = f"{where} The parameters with the best validation score are kept."
+        message = f"{why} The parameters with the best validation score are kept."
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
     elif stopped == "interrupted":
         warnings.warn("Training interrupted by user.", stacklevel=2)
+    elif stopped == "max_time":
+        message = f"max_time reached after {outcome['n_iter']} epochs, and the optimization hasn't converged yet."
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
     elif stopped == "max_iter" and max_iter is not None:
         warnings.warn(
             f"Stochastic Optimizer: Maximum iterations ({max_iter}) reached and the optimization hasn't converged yet.",

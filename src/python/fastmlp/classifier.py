@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
+from fastmlp._calibrated import CalibratedClassifier
 from fastmlp._inspection import ClassifierInspection
 from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_with_link
 from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class MLPClassifier(ClassifierMixin, ClassifierInspection, BaseMLP):  # type: ignore[misc]
+class MLPClassifier(CalibratedClassifier, ClassifierInspection, ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron for classification: scikit-learn's class with a C++ core.
 
     It minimises the log loss, unless told otherwise. The outputs are softmax for three or more classes, else logistic.
@@ -74,8 +75,9 @@ class MLPClassifier(ClassifierMixin, ClassifierInspection, BaseMLP):  # type: ig
     early_stopping : bool, default=False
         Set ``validation_fraction`` of the rows aside, stop when the score on them (accuracy) does not improve, and keep
         the parameters with the best score. Not used by "lbfgs".
-    validation_fraction : float, default=0.1
-        Share of the rows that early stopping sets aside.
+    validation_fraction : float, splitter or list of pairs, default=0.1
+        What early stopping sets aside: a share of the rows; or the first split of one of scikit-learn's splitters, such
+        as ``GroupShuffleSplit()`` (with ``groups`` in ``fit``) or ``TimeSeriesSplit()``, or of pairs of row numbers.
     beta_1 : float, default=0.9
         Decay rate of the first moment of "adam", "adamw" and "nadam"; in "lion" the share of the mean in a step.
     beta_2 : float, default=0.999
@@ -124,6 +126,20 @@ class MLPClassifier(ClassifierMixin, ClassifierInspection, BaseMLP):  # type: ig
         Decay rate of an exponential moving average of the parameters after each step. The average is what predicts, and
         what early stopping validates, ``coefs_`` and ``intercepts_``; training goes on from the parameters themselves.
         Not used by "lbfgs".
+    eval_metric : str, callable, list of them, or None, default=None
+        What validation measures after each epoch besides the loss: None for the default (accuracy), "loss" for the loss
+        itself, a name of ``sklearn.metrics.get_scorer_names()``, or a scorer ``(estimator, X, y) -> float``, where
+        greater is better. Of several the first decides when ``early_stopping`` stops, and which parameters are kept.
+    max_time : float or None, default=None
+        Seconds after which training stops, at the next step. Not used by "lbfgs".
+    on_divergence : {"raise", "back_off"}, default="raise"
+        What to do when the loss is not finite: raise an error that names epoch, batch, layer and likely cause, or warn
+        of it, go back to the parameters after the epoch with the smallest loss (or to the first ones, if that leads to
+        nothing), and on with a tenth of the learning rate, up to 10 times. Not used by "lbfgs".
+    callbacks : callable, Callback or list of them, default=None
+        What is called after each epoch of ``fit``, and may stop it: functions of the running training, or
+        ``fastmlp.callbacks``: ``Checkpoint``, ``ProgressBar``. scikit-learn's own are set by ``set_callbacks``. Not
+        used by "lbfgs".
     class_weight : dict, list of dict, "balanced" or None, default=None
         Weight of each class, which multiplies ``sample_weight``: a dict from labels to weights (1 for classes that are
         not in it); a list of such dicts, one for each label, for multilabel targets; or "balanced" for
@@ -165,6 +181,19 @@ class MLPClassifier(ClassifierMixin, ClassifierInspection, BaseMLP):  # type: ig
         With early stopping: accuracy on the rows set aside, after each epoch.
     best_validation_score_ : float or None
         The best of them.
+    history_ : dict of str to ndarray of shape (n_epochs,)
+        Of each epoch "loss", "learning_rate" and, where rows are validated, "val_loss" and the metrics, as
+        "val_accuracy". Not there with "lbfgs".
+    stopped_ : str
+        Why training stopped: "max_iter", "no_improvement", "learning_rate" (too small), "max_time", "callback" or
+        "interrupted". Not there with "lbfgs".
+    best_iteration_ : int or None
+        With early stopping: the epoch, from 1, whose parameters are kept.
+    temperature_ : float
+        By what the last ``calibrate`` divided the sums of the output layer.
+    conformity_scores_ : ndarray of shape (n_calibration_samples,)
+        Sorted: for each row of ``calibrate`` the probability of all classes more probable than the true one. Not there
+        for multilabel targets.
 
     See Also
     --------
@@ -289,26 +318,34 @@ class MLPClassifier(ClassifierMixin, ClassifierInspection, BaseMLP):  # type: ig
         np.log(y_prob, out=y_prob)
         return y_prob
 
-    def _validate_fit(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
+    def _validate_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
         dtype = self.dtype or (np.float64, np.float32)
         X, y = validate_data(self, X, y, accept_sparse=SPARSE_FORMATS, multi_output=True, dtype=dtype, reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        return X, y
+
+    def _learn_targets(self, y: NDArray[Any], incremental: bool) -> None:
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
             self._label_binarizer = _label_binarizer(y)
             self.classes_ = self._label_binarizer.classes_
         else:
-            self._check_classes(unique_labels(y))
+            self._check_classes(unique_labels(y), incremental)
+        several = self._label_binarizer.y_type_ in ("multiclass", "multilabel-indicator")
+        self.n_outputs_ = len(self.classes_) if several else 1
+
+    def _check_known(self, y: NDArray[Any]) -> None:
+        if y.ndim == 1 and len(unknown := np.setdiff1d(y, self.classes_)):
+            raise ValueError(f"y_val has classes that y has not: {unknown}, not among {self.classes_}")
+
+    def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         kind, n_classes = self._label_binarizer.y_type_, len(self.classes_)
         if kind == "multiclass" and y.ndim == 1:
-            self.n_outputs_ = n_classes
-            return X, _class_numbers(self.classes_, y)
+            return _class_numbers(self.classes_, y)
         if kind == "binary" and y.ndim == 1 and n_classes == 2:
-            self.n_outputs_ = 1
-            return X, (y == self.classes_[1])[:, np.newaxis]
-        y = self._label_binarizer.transform(y)
-        self.n_outputs_ = y.shape[1]
-        return X, y
+            return np.asarray((y == self.classes_[1])[:, np.newaxis])
+        encoded: NDArray[Any] = self._label_binarizer.transform(y)
+        return encoded
 
     def _weights_by_class(self, y: NDArray[Any], sample_weight: Any, incremental: bool) -> NDArray[Any] | None:
         if self.class_weight is None:
@@ -335,8 +372,8 @@ class MLPClassifier(ClassifierMixin, ClassifierInspection, BaseMLP):  # type: ig
             by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_[numbers])
         return np.asarray(by_class[numbers])
 
-    def _check_classes(self, classes: NDArray[Any]) -> None:
-        if self.warm_start:
+    def _check_classes(self, classes: NDArray[Any], incremental: bool) -> None:
+        if self.warm_start and not incremental:
             if set(classes) != set(self.classes_):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous call to fit. "

@@ -18,18 +18,27 @@ import numpy as np
 from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp import _core
+from fastmlp._calibrated import forget_calibration
 from fastmlp._engine import make_engine, network_of, predict_plain
 from fastmlp._features import HiddenFeatures
+from fastmlp._held_out import HeldOut, UserData, metrics_by_name
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters, initialization_rules
 from fastmlp._losses import LossParameters, loss_numbers, loss_with_link
 from fastmlp._parameters import FlatParameters, array_shapes, float_dtype
 from fastmlp._saving import Saving
+from fastmlp._scikit_learn_callbacks import CallbackSupportMixin, with_callbacks
 from fastmlp._solvers import Solvers
-from fastmlp._training import NOT_FINITE, Data
+from fastmlp._training import NOT_FINITE, core_data
 from fastmlp._validation import (
     core_array,
     core_matrix,
@@ -38,6 +47,7 @@ from fastmlp._validation import (
     hidden_normalizations,
     unit_counts,
 )
+from fastmlp.callbacks import Callback, as_callbacks
 from fastmlp.schedules import NAMES
 
 if TYPE_CHECKING:
@@ -45,12 +55,22 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from fastmlp._core import FloatArray, Matrix
+    from fastmlp._training import Data
     from fastmlp.schedules import AnySchedule
 
 SPARSE_FORMATS = ["csr", "csc"]
 
 
-class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseMLP(
+    Solvers,
+    Saving,
+    HiddenFeatures,
+    FlatParameters,
+    CallbackSupportMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+    ABC,
+):
     """A multilayer perceptron behind scikit-learn's interface; the parameters are described in the subclasses."""
 
     _score_name: ClassVar[str]
@@ -73,7 +93,12 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         "momentum": [Interval(Real, 0, 1, closed="both")],
         "nesterovs_momentum": ["boolean"],
         "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "validation_fraction": [
+            Interval(Real, 0, 1, closed="left"),
+            HasMethods(["split", "get_n_splits"]),
+            list,
+            tuple,
+        ],
         "beta_1": [Interval(Real, 0, 1, closed="left")],
         "beta_2": [Interval(Real, 0, 1, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="neither")],
@@ -92,6 +117,10 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         "clip_norm": [None, Interval(Real, 0, None, closed="neither")],
         "clip_value": [None, Interval(Real, 0, None, closed="neither")],
         "ema_decay": [None, Interval(Real, 0, 1, closed="neither")],
+        "eval_metric": [None, str, callable, list, tuple],
+        "max_time": [None, Interval(Real, 0, None, closed="neither")],
+        "on_divergence": [StrOptions({"raise", "back_off"})],
+        "callbacks": [None, callable, Callback, list, tuple],
     }
 
     def __init__(
@@ -114,7 +143,7 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
         early_stopping: bool = False,
-        validation_fraction: float = 0.1,
+        validation_fraction: Any = 0.1,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
@@ -134,6 +163,10 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         clip_norm: float | None = None,
         clip_value: float | None = None,
         ema_decay: float | None = None,
+        eval_metric: Any = None,
+        max_time: float | None = None,
+        on_divergence: str = "raise",
+        callbacks: Any = None,
         class_weight: Any = None,
     ) -> None:
         for name, value in [*locals().items()]:
@@ -141,7 +174,18 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
                 setattr(self, name, value)
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    @with_callbacks  # type: ignore[untyped-decorator]
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+        groups: Any = None,
+    ) -> Self:
         """Fit the model to features and targets.
 
         Parameters
@@ -152,6 +196,15 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
             Class labels or, in regression, finite numbers.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each sample in the loss and in the validation score; None means 1.
+        X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
+            Data of its own to validate on after each epoch: see ``history_``. With ``early_stopping`` it takes the
+            place of rows set aside. Not used by "lbfgs".
+        y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
+            Its targets.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Its weights; None means 1.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the samples, for a splitter as ``validation_fraction``.
 
         Returns
         -------
@@ -163,9 +216,19 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         ValueError
             For data that is not as above, for targets that the loss does not accept, and for a training that diverges.
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        return self._fit(X, y, sample_weight, False, groups, (X_val, y_val, sample_weight_val))
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Self:
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        incremental: bool,
+        groups: Any = None,
+        validation: tuple[Any, Any, Any] = (None, None, None),
+    ) -> Self:
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
         hidden = unit_counts(self.hidden_layer_sizes, "hidden_layer_sizes")
         hidden_activations(self.activation, len(hidden))
         hidden_normalizations(self.normalization, len(hidden))
@@ -173,46 +236,82 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         initialization_rules(self.initialization, len(hidden) + 1)
         loss_numbers(self.loss, self.loss_parameters)  # refuses what the loss does not know, before all work
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        X, y = self._validate_fit(X, y, incremental, reset=first_pass)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X)
-        class_weights = self._weights_by_class(y, sample_weight, incremental)
-        if class_weights is not None:
-            sample_weight = class_weights if sample_weight is None else class_weights * sample_weight
-        if sample_weight is not None:
-            if not sample_weight.any():  # scikit-learn before 1.9 lets it pass
-                raise ValueError("Sample weights must contain at least one non-zero number.")
-            if sample_weight.sum() == 0:
-                raise ValueError("Sample weights must not sum to 0: the loss is divided by their sum.")
+        metrics_by_name(self.eval_metric, self._score_name)
+        as_callbacks(self.callbacks)
+        X, labels = self._validate_data(X, y, reset=first_pass)
+        self._learn_targets(labels, incremental)
+        y = self._encode(labels)
+        sample_weight = self._weights(X, y, sample_weight, incremental)
+        given = UserData(X, labels, sample_weight, None if groups is None else np.asarray(groups))
         self._random_state = check_random_state(self.random_state)
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
             self.out_activation_ = self._first_output_activation()
         network = self._network(sizes)  # refuses sizes that no machine can hold
+        if self.solver == "lbfgs":
+            _refuse_chance(network)
         if first_pass:
             self._initialize(network, X.dtype)
         parameters = self._own_parameters(network, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
         engine = make_engine(network, dtype, self.n_jobs)
-        if self.solver == "lbfgs":
-            _refuse_chance(network)
-        data = Data(
-            core_matrix(X, dtype),
-            y if y.ndim == 1 else core_array(y, dtype),
-            None if sample_weight is None else core_array(sample_weight, dtype),
-        )
+        forget_calibration(self)
+        data = core_data(X, y, sample_weight, dtype)
+        held_out = self._own_validation(validation, dtype)
         if self.solver == "lbfgs":
             self._fit_lbfgs(engine, parameters, data)
         else:
-            self._fit_stochastic(engine, network, parameters, data, incremental)
+            self._fit_stochastic(engine, network, parameters, data, given, held_out, incremental)
         with np.errstate(over="ignore", invalid="ignore"):  # a finite sum has finite terms, and needs no room
             if not np.isfinite(parameters.sum()) and not np.isfinite(parameters).all():
                 raise ValueError(NOT_FINITE)
         return self
 
+    def _weights(self, X: Any, y: NDArray[Any], sample_weight: Any, incremental: bool) -> NDArray[Any] | None:
+        """Return the weights of samples, those of their classes included; None if all are 1."""
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+        class_weights = self._weights_by_class(y, sample_weight, incremental)
+        if class_weights is not None:
+            sample_weight = class_weights if sample_weight is None else class_weights * sample_weight
+        if sample_weight is None:
+            return None
+        if not sample_weight.any():  # scikit-learn before 1.9 lets it pass
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        if sample_weight.sum() == 0:
+            raise ValueError("Sample weights must not sum to 0: the loss is divided by their sum.")
+        return np.asarray(sample_weight)
+
+    def _own_validation(self, validation: tuple[Any, Any, Any], dtype: np.dtype[Any]) -> HeldOut | None:
+        """Check the data for validation, if there is any."""
+        X, y, sample_weight = validation
+        if X is None and y is None and sample_weight is None:
+            return None
+        if X is None or y is None:
+            raise ValueError("X_val and y_val belong together: fit was given only one of them, or only weights")
+        if self.solver == "lbfgs":
+            raise ValueError("X_val needs a solver that descends batch by batch, not 'lbfgs'")
+        X, labels = self._validate_data(X, y, reset=False)
+        self._check_known(labels)
+        y = self._encode(labels)
+        sample_weight = self._weights(X, y, sample_weight, incremental=False)
+        user_data = (X, labels, sample_weight)
+        return HeldOut(None, core_data(X, y, sample_weight, dtype), lambda: user_data)
+
     @abstractmethod
-    def _validate_fit(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
-        """Check data; return features and targets: int32 class numbers (n,), else numbers (n, m). Sets n_outputs_."""
+    def _validate_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
+        """Check data; return features and targets in the user's form."""
+
+    @abstractmethod
+    def _learn_targets(self, y: NDArray[Any], incremental: bool) -> None:
+        """Learn what targets there are: sets ``n_outputs_``, and ``classes_`` of a classifier."""
+
+    def _check_known(self, y: NDArray[Any]) -> None:
+        """Raise if targets to validate on are none that can be predicted."""
+
+    @abstractmethod
+    def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Return checked targets as the core takes them: int32 class numbers (n,), else numbers (n, n_targets)."""
 
     @abstractmethod
     def _first_output_activation(self) -> str:
@@ -271,10 +370,10 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
                 return outputs
         return self._layer(X, len(sizes) - 1)
 
-    def _layer(self, X: Any, layer: int) -> FloatArray:
+    def _layer(self, X: Any, layer: int, network: _core.Network | None = None) -> FloatArray:
         """Return a layer (n_samples, n_units) of a fitted network; 0 is the input. As ``_outputs``, for any X."""
-        network, flat, rows = self._checked(X)
-        return make_engine(network, flat.dtype, self.n_jobs).predict(flat, rows, layer)
+        own, flat, rows = self._checked(X)
+        return make_engine(network or own, flat.dtype, self.n_jobs).predict(flat, rows, layer)
 
     def _checked(self, X: Any) -> tuple[_core.Network, FloatArray, Matrix]:
         """Return a fitted network, its parameters and features X, both in the dtype that they have together."""
@@ -291,20 +390,14 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         """Return a fitted network, its parameters and data as a training would take them, all in float64."""
         check_is_fitted(self)
         flat, sizes = self._parameters()
-        other = copy(self)  # checks note what they find
-        other.warm_start = False  # not every class need be there
-        X, y = other._validate_fit(X, y, incremental=True, reset=False)
+        X, labels = self._validate_data(X, y, reset=False)
+        other = copy(self)
+        other._learn_targets(labels, incremental=True)  # refuses classes that are not known
         if other.n_outputs_ != sizes[-1]:
             raise ValueError(f"y needs {other.n_outputs_} outputs, but the network has {sizes[-1]}")
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X)
-        by_class = self._weights_by_class(y, sample_weight, incremental=False)
-        if by_class is not None:
-            sample_weight = by_class if sample_weight is None else by_class * sample_weight
-        wide = np.float64
-        weights = None if sample_weight is None else core_array(sample_weight, wide)
-        data = Data(core_matrix(X, wide), y if y.ndim == 1 else core_array(y, wide), weights)
-        return self._network(sizes), core_array(flat, wide), data
+        y = self._encode(labels)
+        sample_weight = self._weights(X, y, sample_weight, incremental=False)
+        return self._network(sizes), core_array(flat, np.float64), core_data(X, y, sample_weight, np.dtype(np.float64))
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
 

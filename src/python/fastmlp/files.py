@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Header: TypeAlias = dict[str, Any]
 Tensors: TypeAlias = dict[str, "NDArray[Any]"]
 
+MODEL = "fastmlp"  # the key of the header in the metadata
 FORMAT_VERSION = 2  # 1 is still written for networks that it can describe
 MOST_LABEL_BYTES = 2**26  # a short file must not ask for much memory: "<U999999999" is a dtype too
 _LABEL_DTYPES = r"\|b1|[<>|][iu][1248]|[<>]f[248]|[<>]U\d{1,8}|\|O"
@@ -271,18 +272,20 @@ def entry(mapping: Mapping[str, Any], name: str, *kinds: type | None) -> Any:
 # --- the file itself --------------------------------------------------------------------------------------------------
 
 
-def write(path: str | os.PathLike[str], header: Header, tensors: Tensors) -> None:
-    """Write a model file: the same content gives the same bytes, and the path holds the old file or all of the new."""
+def write(path: str | os.PathLike[str], header: Header, tensors: Tensors, kind: str = MODEL) -> None:
+    """Write a file of this kind: same content, same bytes; the path holds the old file or all of the new one."""
     import safetensors.numpy  # here and in `read` only: estimators need not wait for it
 
     little = {name: np.require(array, array.dtype.newbyteorder("<"), "C") for name, array in tensors.items()}
     sealed = {**header, "crc32": _checksum(header, little)}
     # a single key: safetensors writes several in an order that changes from call to call
-    metadata = {"fastmlp": json.dumps(sealed, allow_nan=False, separators=(",", ":"))}
+    metadata = {kind: json.dumps(sealed, allow_nan=False, separators=(",", ":"))}
     _replace(os.path.realpath(path), safetensors.numpy.save(little, metadata))  # a symbolic link stays one
 
 
-def read(path: str | os.PathLike[str]) -> tuple[Header, Tensors]:
+def read(
+    path: str | os.PathLike[str], kind: str = MODEL, newest_version: int = FORMAT_VERSION
+) -> tuple[Header, Tensors]:
     """Read header and tensors, and check that they are what was written, by a version that this one understands."""
     import safetensors.numpy
 
@@ -294,16 +297,16 @@ def read(path: str | os.PathLike[str]) -> tuple[Header, Tensors]:
         raise ValueError(f"foreign, corrupt or truncated, no safetensors file: {error}") from error
     size = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
-    if "fastmlp" not in metadata:
+    if kind not in metadata:
         found = ", ".join(map(repr, metadata)) or "none"
-        raise ValueError(f"a safetensors file of something else: its metadata needs 'fastmlp', found {found}")
-    header = json.loads(metadata["fastmlp"])
+        raise ValueError(f"a safetensors file of something else: its metadata needs {kind!r}, found {found}")
+    header = json.loads(metadata[kind])
     if type(header) is not dict:
         raise ValueError(f"the header must be a JSON object, found {header!r}")
     version = entry(header, "format_version", int)
-    if not 1 <= version <= FORMAT_VERSION:
+    if not 1 <= version <= newest_version:
         raise ValueError(
-            f"format version {version}, but fastmlp {_core.__version__} reads 1 to {FORMAT_VERSION}: "
+            f"format version {version}, but fastmlp {_core.__version__} reads 1 to {newest_version}: "
             "install a newer fastmlp"
         )
     stored = header.pop("crc32", None)
@@ -314,12 +317,12 @@ def read(path: str | os.PathLike[str]) -> tuple[Header, Tensors]:
 
 
 @contextmanager
-def errors_name(path: str | os.PathLike[str]) -> Iterator[None]:
+def errors_name(path: str | os.PathLike[str], what: str = "model file") -> Iterator[None]:
     """Turn what is wrong with a file's content into an error that names the file."""
     try:
         yield
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ModelFileError(f"{os.fspath(path)!r} is not a model file that can be read: {error}") from error
+        raise ModelFileError(f"{os.fspath(path)!r} is not a {what} that can be read: {error}") from error
 
 
 def _checksum(header: Header, tensors: Tensors) -> int:

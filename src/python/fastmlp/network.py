@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
 from fastmlp import _core
+from fastmlp._display import layers_html, layers_text
 from fastmlp._engine import make_engine
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters
 from fastmlp._inspection import NetworkInspection
@@ -145,12 +145,12 @@ class Network(NetworkInspection):
         self._parameters = initial_parameters(self.network, activation, initialization, random, self.dtype)
 
     def __repr__(self) -> str:
-        steps = [str(self.layer_sizes[0])]
-        norms = [f"{name} " if name != "none" else "" for name in self.normalizations]
-        functions = [*map(operator.add, norms, self.activations), self.output_activation]
-        for size, function in zip(self.layer_sizes[1:], functions, strict=True):
-            steps.append(f"{size} {function}")
-        return f"Network({' -> '.join(steps)}; loss={self.loss_name!r}, dtype={self.dtype.name!r})"
+        layers = layers_text(self.network, self.output_activation)
+        return f"Network({layers}; loss={self.loss_name!r}, dtype={self.dtype.name!r})"
+
+    def _repr_html_(self) -> str:
+        title = f"Network, loss {self.loss_name}, {self.dtype.name}{', residual' * self.residual}"
+        return layers_html(title, self.network, self.output_activation)
 
     @property
     def network(self) -> _core.Network:

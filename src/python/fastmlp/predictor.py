@@ -6,7 +6,6 @@ the estimators' parameters stand elsewhere.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import _core
+from fastmlp._display import layers_html, layers_text
 from fastmlp._losses import loss_numbers, predicted_values
 from fastmlp._parameters import float_dtype
 from fastmlp._validation import (
@@ -174,12 +174,12 @@ class Predictor:
         return type(self), tuple(getattr(self, entry.name) for entry in fields(self) if entry.init)
 
     def __repr__(self) -> str:
-        steps = [str(self.layer_sizes[0])]
-        norms = [f"{name} " if name != "none" else "" for name in self.normalizations]
-        functions = [*map(operator.add, norms, self.activations), self.out_activation_]
-        for size, function in zip(self.layer_sizes[1:], functions, strict=True):
-            steps.append(f"{size} {function}")
-        return f"Predictor({' -> '.join(steps)}; target_type={self.target_type!r}, dtype={self.dtype.name!r})"
+        layers = layers_text(self.network, self.out_activation_)
+        return f"Predictor({layers}; target_type={self.target_type!r}, dtype={self.dtype.name!r})"
+
+    def _repr_html_(self) -> str:
+        title = f"Predictor, {self.target_type}, {self.dtype.name}{', residual' * self.residual}"
+        return layers_html(title, self.network, self.out_activation_)
 
     @property
     def n_features_in_(self) -> int:

@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from fastmlp import _core
+from fastmlp._calibrated import CalibratedRegressor
 from fastmlp._initialization import DEFAULT, Rule
 from fastmlp._inspection import RegressorInspection
 from fastmlp._losses import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from fastmlp.schedules import AnySchedule
 
 
-class MLPRegressor(RegressorMixin, RegressorInspection, BaseMLP):  # type: ignore[misc]
+class MLPRegressor(CalibratedRegressor, RegressorInspection, RegressorMixin, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron for regression: scikit-learn's class with a C++ core.
 
     With the same parameters, data and ``random_state`` it takes scikit-learn's path, up to rounding.
@@ -104,8 +105,9 @@ class MLPRegressor(RegressorMixin, RegressorInspection, BaseMLP):  # type: ignor
     early_stopping : bool, default=False
         Set ``validation_fraction`` of the rows aside, stop when the score on them (R2) does not improve, and keep
         the parameters with the best score. Not used by "lbfgs".
-    validation_fraction : float, default=0.1
-        Share of the rows that early stopping sets aside.
+    validation_fraction : float, splitter or list of pairs, default=0.1
+        What early stopping sets aside: a share of the rows; or the first split of one of scikit-learn's splitters, such
+        as ``GroupShuffleSplit()`` (with ``groups`` in ``fit``) or ``TimeSeriesSplit()``, or of pairs of row numbers.
     beta_1 : float, default=0.9
         Decay rate of the first moment of "adam", "adamw" and "nadam"; in "lion" the share of the mean in a step.
     beta_2 : float, default=0.999
@@ -150,6 +152,20 @@ class MLPRegressor(RegressorMixin, RegressorInspection, BaseMLP):  # type: ignor
         Decay rate of an exponential moving average of the parameters after each step. The average is what predicts, and
         what early stopping validates, ``coefs_`` and ``intercepts_``; training goes on from the parameters themselves.
         Not used by "lbfgs".
+    eval_metric : str, callable, list of them, or None, default=None
+        What validation measures after each epoch besides the loss: None for the default (R2), "loss" for the loss
+        itself, a name of ``sklearn.metrics.get_scorer_names()``, or a scorer ``(estimator, X, y) -> float``, where
+        greater is better. Of several the first decides when ``early_stopping`` stops, and which parameters are kept.
+    max_time : float or None, default=None
+        Seconds after which training stops, at the next step. Not used by "lbfgs".
+    on_divergence : {"raise", "back_off"}, default="raise"
+        What to do when the loss is not finite: raise an error that names epoch, batch, layer and likely cause, or warn
+        of it, go back to the parameters after the epoch with the smallest loss (or to the first ones, if that leads to
+        nothing), and on with a tenth of the learning rate, up to 10 times. Not used by "lbfgs".
+    callbacks : callable, Callback or list of them, default=None
+        What is called after each epoch of ``fit``, and may stop it: functions of the running training, or
+        ``fastmlp.callbacks``: ``Checkpoint``, ``ProgressBar``. scikit-learn's own are set by ``set_callbacks``. Not
+        used by "lbfgs".
 
     Attributes
     ----------
@@ -185,6 +201,16 @@ class MLPRegressor(RegressorMixin, RegressorInspection, BaseMLP):  # type: ignor
         With early stopping: R2 on the rows set aside, after each epoch.
     best_validation_score_ : float or None
         The best of them.
+    history_ : dict of str to ndarray of shape (n_epochs,)
+        Of each epoch "loss", "learning_rate" and, where rows are validated, "val_loss" and the metrics, as
+        "val_r2". Not there with "lbfgs".
+    stopped_ : str
+        Why training stopped: "max_iter", "no_improvement", "learning_rate" (too small), "max_time", "callback" or
+        "interrupted". Not there with "lbfgs".
+    best_iteration_ : int or None
+        With early stopping: the epoch, from 1, whose parameters are kept.
+    conformity_scores_ : ndarray of shape (n_calibration_samples,) or (n_calibration_samples, n_targets)
+        Sorted: how far each target of ``calibrate`` was from the prediction, as ``predict_interval`` measures it.
 
     See Also
     --------
@@ -247,7 +273,7 @@ class MLPRegressor(RegressorMixin, RegressorInspection, BaseMLP):  # type: ignor
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
         early_stopping: bool = False,
-        validation_fraction: float = 0.1,
+        validation_fraction: Any = 0.1,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
@@ -266,6 +292,10 @@ class MLPRegressor(RegressorMixin, RegressorInspection, BaseMLP):  # type: ignor
         clip_norm: float | None = None,
         clip_value: float | None = None,
         ema_decay: float | None = None,
+        eval_metric: Any = None,
+        max_time: float | None = None,
+        on_divergence: str = "raise",
+        callbacks: Any = None,
     ) -> None:
         super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 
@@ -346,7 +376,7 @@ class MLPRegressor(RegressorMixin, RegressorInspection, BaseMLP):  # type: ignor
         central = central_values(self._outputs(X), self._core_loss(), self._core_loss_parameters())
         return float(r2_score(y, central, sample_weight=sample_weight))
 
-    def _validate_fit(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, NDArray[Any]]:
+    def _validate_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
         X, y = validate_data(
             self,
             X,
@@ -363,10 +393,14 @@ class MLPRegressor(RegressorMixin, RegressorInspection, BaseMLP):  # type: ignor
             raise ValueError(f"y must hold real numbers, got an array of dtype {y.dtype}")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        if y.ndim == 1:
-            y = y.reshape(-1, 1)
-        self.n_outputs_ = y.shape[1] * _core.loss_outputs(self.loss, loss_numbers(self.loss, self.loss_parameters))[0]
         return X, y
+
+    def _learn_targets(self, y: NDArray[Any], incremental: bool) -> None:
+        n_targets = 1 if y.ndim == 1 else y.shape[1]
+        self.n_outputs_ = n_targets * _core.loss_outputs(self.loss, loss_numbers(self.loss, self.loss_parameters))[0]
+
+    def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
+        return y.reshape(-1, 1) if y.ndim == 1 else y
 
     def _first_output_activation(self) -> str:
         return OUTPUT_ACTIVATIONS[self.loss]
