@@ -149,6 +149,7 @@ class Training(RuleBasedStateMachine):
         for model in self.models:
             with pytest.raises(error, match=match):
                 ask(model)
+        assert self.fitted == fitted
         if fitted:
             assert self.weights(self.models[0]) == before
 
@@ -171,3 +172,21 @@ class Training(RuleBasedStateMachine):
 @pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1:UserWarning")
 def test_any_order():
     run_state_machine_as_test(Training, settings=settings(max_examples=60, stateful_step_count=15, deadline=None))
+
+
+def test_dropout_may_begin_in_partial_fit():
+    weights = []
+    for dropout in (0.0, 0.5):
+        model = MLPClassifier((4,), max_iter=2, n_iter_no_change=2, random_state=0).fit(X, CLASSES)
+        weights.append(model.set_params(dropout=dropout).partial_fit(X, CLASSES).coefs_[0].tobytes())
+    assert weights[0] != weights[1]
+
+
+def test_partial_fit_needs_no_row_of_every_class_with_warm_start():
+    model = MLPClassifier((4,), max_iter=2, n_iter_no_change=2, warm_start=True, random_state=0).fit(X, CLASSES)
+    some = slice(0, None, 3)
+    assert model.partial_fit(X[some], CLASSES[some]).t_ == 2 * 36 + 12
+    with pytest.raises(ValueError, match="y` has classes not in"):
+        model.partial_fit(X[:1], ["d"])
+    with pytest.raises(ValueError, match="warm_start can only be used"):
+        model.fit(X[some], CLASSES[some])
