@@ -339,7 +339,7 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
             self._label_binarizer = _label_binarizer(y)
             self.classes_ = self._label_binarizer.classes_
         else:
-            self._check_classes(unique_labels(y))
+            self._check_classes(unique_labels(y), incremental)
         several = self._label_binarizer.y_type_ in ("multiclass", "multilabel-indicator")
         self.n_outputs_ = len(self.classes_) if several else 1
 
@@ -381,8 +381,8 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
             by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_[numbers])
         return np.asarray(by_class[numbers])
 
-    def _check_classes(self, classes: NDArray[Any]) -> None:
-        if self.warm_start:
+    def _check_classes(self, classes: NDArray[Any], incremental: bool) -> None:
+        if self.warm_start and not incremental:
             if set(classes) != set(self.classes_):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous call to fit. "

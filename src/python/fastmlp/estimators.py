@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from fastmlp._core import FloatArray, Matrix
+    from fastmlp._training import Data
     from fastmlp.schedules import AnySchedule
 
 SPARSE_FORMATS = ["csr", "csc"]
@@ -236,6 +237,8 @@ class BaseMLP(
         groups: Any = None,
         validation: tuple[Any, Any, Any] = (None, None, None),
     ) -> Self:
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
         hidden = unit_counts(self.hidden_layer_sizes, "hidden_layer_sizes")
         hidden_activations(self.activation, len(hidden))
         hidden_normalizations(self.normalization, len(hidden))
@@ -257,14 +260,14 @@ class BaseMLP(
         else:
             self._refuse_other_output_activation()
         network = self._network(sizes)  # refuses sizes that no machine can hold
+        if self.solver == "lbfgs":
+            _refuse_chance(network)
         if first_pass:
             self._initialize(network, X.dtype)
         parameters = self._own_parameters(network, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
         engine = make_engine(network, dtype, self.n_jobs, batch_loss(self.loss))
         forget_calibration(self)
-        if self.solver == "lbfgs":
-            _refuse_chance(network)
         data = core_data(X, y, sample_weight, dtype)
         held_out = self._own_validation(validation, dtype)
         if self.solver == "lbfgs":
