@@ -123,8 +123,7 @@ def test_sparse_rows_teach_the_same(output, dtype):
 CHANGES = [{}, {"solver": "lbfgs"}, {"normalization": "batch_norm", "residual": True}, {"dtype": "float32"}]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
-@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize(("output", "change"), [*zip(OUTPUTS, 3 * CHANGES, strict=True)], ids=str)
 def test_a_custom_loss_sees_the_activated_outputs(output, change):
     settings = FAST | {"output_activation": output} | change
 
