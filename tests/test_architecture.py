@@ -17,6 +17,7 @@ CPP, PYTHON = ROOT / "src" / "cpp", ROOT / "src" / "python" / "fastmlp"
 # `__init__`, is a front door that opens rooms on demand.
 CPP_ROOMS = [
     "vector_math",
+    "dual",
     "catalog",
     "activations",
     "losses",
@@ -54,6 +55,8 @@ PYTHON_ROOMS = [
     "_features",
     "_calibration",
     "_calibrated",
+    "_links",
+    "_inspection",
     "estimators",
     "classifier",
     "regressor",

@@ -77,6 +77,11 @@ def valid_calls(dtype):
         "Network with loss_parameters": (_core.Network, [[3, 4, 2], ["tanh"], "quantile", {"quantile": [0.1, 0.9]}]),
         "Engine": (_core.Engine, [network, dtype, 2]),
         "predict without engine": (_core.predict, [network, flat, X, 2, False]),
+        "input_gradient": (engine.input_gradient, [flat, X, slots[0][:20].reshape(5, 2, 2)]),
+        "hessian_vector_product": (
+            _core.hessian_vector_product,
+            [network, *(each.astype("float64") for each in (flat, X, y, weights)), 0.1, gradient.astype("float64"), 2],
+        ),
         "predict": (engine.predict, [flat, X, 1]),
         "predict sparse": (engine.predict, [flat, sparse, 2]),
         "loss_and_gradient": (engine.loss_and_gradient, [flat, X, y, weights, 0.1]),

@@ -127,7 +127,7 @@ def test_class_weight_counts_in_validation():
         ({"sample_weight_val": weights}, "belong together"),
         ({"X_val": X_val, "y_val": y_val[:5]}, "inconsistent numbers of samples"),
         ({"X_val": X_val[:, :3], "y_val": y_val}, "3 features"),
-        ({"X_val": X_val, "y_val": np.where(y_val == "setosa", "iris", y_val)}, r"y_val has classes.*\['iris'\]"),
+        ({"X_val": X_val, "y_val": np.where(y_val == "setosa", "iris", y_val)}, r"y_val has classes that fit has not seen.*\['iris'\]"),
         ({"X_val": np.where(X_val > 7, np.nan, X_val), "y_val": y_val}, "NaN"),
         ({"X_val": X_val, "y_val": y_val, "sample_weight_val": weights[:4]}, "sample_weight"),
         ({"groups": names}, "groups are for the splitter"),
@@ -352,3 +352,36 @@ def test_validation_data_through_a_pipeline():
     scaled = pipeline[0].transform(X_val)
     expected = log_loss(y_val, pipeline[-1].predict_proba(scaled))
     np.testing.assert_allclose(pipeline[-1].history_["val_loss"][-1], expected)
+
+
+# --- losses of one's own ----------------------------------------------------------------------------------------------
+
+
+def half_squared_error(y, output, sample_weight):
+    shares = np.full(len(y), 1 / len(y)) if sample_weight is None else sample_weight / sample_weight.sum()
+    difference = output - y
+    return float((shares[:, None] * difference**2).sum() / 2), shares[:, None] * difference
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_loss_of_ones_own_is_validated(n_jobs, weighted):
+    sample_weight = np.random.RandomState(0).uniform(0.5, 2, len(NUMBERS_Y[::3])) if weighted else None
+    data = {"X_val": NUMBERS_X[::3], "y_val": NUMBERS_Y[::3], "sample_weight_val": sample_weight}
+    settings = {**SETTINGS, "n_jobs": n_jobs, "eval_metric": "loss", "early_stopping": True}
+    own = MLPRegressor(**settings, loss=half_squared_error).fit(NUMBERS_X[1::3], NUMBERS_Y[1::3], **data)
+    built_in = MLPRegressor(**settings).fit(NUMBERS_X[1::3], NUMBERS_Y[1::3], **data)
+    for name, curve in built_in.history_.items():
+        np.testing.assert_allclose(own.history_[name], curve, rtol=1e-9)
+
+
+def test_a_loss_that_fails_in_validation():
+    def loss(y, output, sample_weight):
+        if len(y) == 148:
+            raise ZeroDivisionError("in validation")
+        return half_squared_error(y, output, sample_weight)
+
+    model = MLPRegressor(**SETTINGS, loss=loss)
+    with pytest.raises(ZeroDivisionError, match="in validation"):
+        model.fit(NUMBERS_X[1::3], NUMBERS_Y[1::3], X_val=NUMBERS_X[::3], y_val=NUMBERS_Y[::3])
+    assert np.isfinite(model.predict(NUMBERS_X)).all()

@@ -121,6 +121,7 @@ def test_07_losses(page):
     X, y, median, quantiles = page["X_val"], page["y_val"], page["median"], page["quantiles"].predict(page["X_val"])
     squared = MLPRegressor(random_state=0).fit(page["X_train"], page["y_train"])
     assert np.abs(median.predict(X) - y).mean() < np.abs(squared.predict(X) - y).mean()
+    assert (page["custom"].predict(X) > y).mean() + 0.1 < (squared.predict(X) > y).mean()
     assert (np.diff(quantiles, axis=1) >= 0).all()
     assert 0.05 < (y < quantiles[:, 0]).mean() < 0.25 < 0.75 < (y < quantiles[:, 2]).mean() < 0.95
 
@@ -131,6 +132,8 @@ def test_08_activations(page):
     assert first.min() < 0  # leaky
     z = first @ model.coefs_[1] + model.intercepts_[1]
     np.testing.assert_allclose(model.transform(X), z * np.tanh(np.logaddexp(0, z)), rtol=1e-9, atol=1e-12)
+    z = page["positive"].transform(X) @ page["positive"].coefs_[1] + page["positive"].intercepts_[1]
+    np.testing.assert_allclose(page["positive"].predict(X), np.logaddexp(0, z[:, 0]), rtol=1e-9)
 
 
 def test_10_new_features(page):

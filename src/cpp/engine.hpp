@@ -139,8 +139,13 @@ public:
                        T* out) = 0;
 
   // Predictions for rows of the data with the engine's own parameters, to out (n, n_outputs); returns their weighted
-  // mean loss: nothing is meant by it once `data.loss` has failed.
+  // mean loss.
   virtual double evaluate(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, T* out) = 0;
+
+  // Gradients by the inputs: for each row of X and each of its vectors, (n_rows, n_vectors, n_outputs), the vector
+  // times the derivatives of the outputs before the link by the inputs, to out (n_rows, n_vectors, n_inputs). With
+  // `flat` and running statistics as in `predict`.
+  virtual void input_gradient(const T* flat, const Matrix<T>& X, const T* vectors, int n_vectors, T* out) = 0;
 };
 
 template <class T>
@@ -207,5 +212,10 @@ std::unique_ptr<Predictor<T>> make_cpu_predictor(const Network& network, const T
 // The same for a single prediction with the parameters `flat`, by an engine of its own unless so few rows need none.
 template <class T>
 bool cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, bool assume_finite, T* out);
+
+// The Hessian by the parameters `flat` of what loss_and_gradient computes without dropout, times `vector`, to out;
+// flat. 0 for running statistics.
+void cpu_hessian_vector_product(const Network& network, const double* flat, const Dataset<double>& data, double alpha,
+                                const double* vector, int n_threads, double* out);
 
 } // namespace fastmlp

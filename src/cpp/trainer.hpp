@@ -253,9 +253,7 @@ private:
     const double loss =
         engine.evaluate(validation.data, validation.rows.data(), std::int64_t(n), predictions.data()) / loss_share;
     std::optional<double> answer = -loss;
-    if (validation.data.loss && validation.data.loss->failed())
-      answer = std::nullopt;
-    else if (!std::all_of(predictions.begin(), predictions.end(), [](T p) { return std::isfinite(p); }))
+    if (!std::all_of(predictions.begin(), predictions.end(), [](T p) { return std::isfinite(p); }))
       answer = std::nan("");
     else if (score == Score::accuracy)
       answer = accuracy(network, validation.data, validation.rows, predictions.data());
@@ -263,6 +261,7 @@ private:
       answer = r2(network, validation.data, validation.rows, predictions.data());
     else if (score == Score::given)
       answer = hooks.score(loss);
+    if (validation.data.loss && validation.data.loss->failed()) answer = std::nullopt;
     state.validation_losses.push_back(loss);
     state.validation_scores.push_back(answer.value_or(std::nan("")));
     return answer.has_value();

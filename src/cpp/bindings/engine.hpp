@@ -195,6 +195,23 @@ public:
     });
   }
 
+  py::object input_gradient(const py::array& parameters, const py::object& X, const py::array& vectors) {
+    return exclusively([&](auto& engine, auto zero) -> py::object {
+      using T = decltype(zero);
+      const T* p = input<T>(parameters, "parameters", {network.n_parameters});
+      const Matrix<T> data = matrix<T>(X, network.n_inputs());
+      const T* v = input<T>(vectors, "vectors", {data.n_rows, -1, network.n_outputs()});
+      const py::ssize_t n_vectors = vectors.shape(1);
+      if (n_vectors > (1 << 30)) reject("there must be at most 2**30 vectors a row, got " + std::to_string(n_vectors));
+      py::array_t<T> out({py::ssize_t(data.n_rows), n_vectors, py::ssize_t(network.n_inputs())});
+      T* result = out.mutable_data();
+      if (out.size() == 0) return std::move(out);
+      const py::gil_scoped_release release;
+      engine.input_gradient(p, data, v, int(n_vectors), result);
+      return std::move(out);
+    });
+  }
+
   py::object loss_and_gradient(const py::array& parameters, const py::object& X, const py::array& y,
                                const py::object& sample_weight, double alpha, std::uint64_t dropout_seed) {
     Rule rule;
@@ -354,5 +371,21 @@ private:
   std::variant<std::unique_ptr<Engine<float>>, std::unique_ptr<Engine<double>>> engine;
   std::mutex busy;
 };
+
+inline py::object hessian_vector_product(const Network& network, const py::array& parameters, const py::object& X,
+                                         const py::array& y, const py::object& sample_weight, double alpha,
+                                         const py::array& vector, int n_threads) {
+  const double* p = input<double>(parameters, "parameters", {network.n_parameters});
+  const double* v = input<double>(vector, "vector", {network.n_parameters});
+  const Dataset<double> data = dataset<double>(network, X, y, sample_weight);
+  if (data.X.n_rows == 0) reject("X has no rows");
+  if (data.X.n_rows > (1 << 30)) reject("X must have at most 2**30 rows, got " + std::to_string(data.X.n_rows));
+  if (n_threads < 0) reject("n_threads must be 0 (automatic) or positive, got " + std::to_string(n_threads));
+  py::array_t<double> out(network.n_parameters);
+  double* result = out.mutable_data();
+  const py::gil_scoped_release release;
+  cpu_hessian_vector_product(network, p, data, alpha, v, n_threads, result);
+  return std::move(out);
+}
 
 } // namespace fastmlp

@@ -266,6 +266,9 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
 
   m.def("predict", predict, "network"_a, "parameters"_a, "X"_a, "n_threads"_a = 0, "assume_finite"_a = false);
 
+  m.def("hessian_vector_product", hessian_vector_product, "network"_a, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,
+        "alpha"_a, "vector"_a, "n_threads"_a = 0);
+
   py::class_<PyPredictor>(m, "Predictor")
       .def(py::init<const Network&, const py::array&, int, bool, bool, bool>(), "network"_a, "parameters"_a,
            "n_threads"_a = 0, "two_columns"_a = false, "flat"_a = false, "assume_finite"_a = false)
@@ -275,6 +278,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def(py::init<const Network&, const std::string&, int, const py::object&>(), "network"_a, "dtype"_a,
            "n_threads"_a = 0, "loss"_a = py::none())
       .def("predict", &PyEngine::predict, "parameters"_a, "X"_a, "layer"_a = -1)
+      .def("input_gradient", &PyEngine::input_gradient, "parameters"_a, "X"_a, "vectors"_a)
       .def("loss_and_gradient", &PyEngine::loss_and_gradient, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,
            "alpha"_a, "dropout_seed"_a = 0)
       .def("apply", &PyEngine::apply, "parameters"_a, "gradient"_a, "optimizer"_a, "hyperparameters"_a,

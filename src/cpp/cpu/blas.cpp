@@ -107,6 +107,24 @@ public:
     return weight != 0 ? loss / weight : 0;
   }
 
+  void input_gradient(const T* flat, const Matrix<T>& X, const T* vectors, int n_vectors, T* out) override {
+    const FlushDenormals mode;
+    if (flat) set_parameters(flat);
+    const int n_in = network.n_inputs(), m = network.n_outputs();
+    std::vector<T> delta;
+    for (std::int64_t first = 0; first < X.n_rows; first += max_rows) {
+      const std::int64_t count = std::min(max_rows, X.n_rows - first);
+      forward(X, nullptr, first, count, network.n_layers());
+      for (int v = 0; v < n_vectors; ++v) {
+        const auto place = [&](std::int64_t i, int width) { return ((first + i) * n_vectors + v) * width; };
+        delta.resize(std::size_t(count * m));
+        for (std::int64_t i = 0; i < count; ++i) std::copy_n(vectors + place(i, m), m, delta.data() + i * m);
+        for (int l = network.n_layers() - 1; l >= 0; --l) go_below(l, count, delta);
+        for (std::int64_t i = 0; i < count; ++i) std::copy_n(delta.data() + i * n_in, n_in, out + place(i, n_in));
+      }
+    }
+  }
+
 private:
   // Between the flat order and that of slots: the weights of a layer (fan_in, fan_out) there, (fan_out, fan_in) here.
   void to_neurons(const T* flat, T* out) const {
@@ -149,7 +167,7 @@ private:
   double add_gradient(const Dataset<T>& data, const std::int64_t* rows, std::int64_t first, std::int64_t n,
                       T* gradient) {
     forward(data.X, rows, first, n, network.n_layers());
-    std::vector<T> delta(units.back()), below, product;
+    std::vector<T> delta(units.back()), product;
     double loss = loss_and_deltas(data, rows, first, n, delta);
     for (int l = network.n_layers() - 1; l >= 0; --l) {
       const int n_in = network.sizes[l], n_out = network.sizes[l + 1];
@@ -158,13 +176,17 @@ private:
       for (std::size_t i = 0; i < product.size(); ++i) gradient[network.coefs[l] + std::ptrdiff_t(i)] += product[i];
       for (std::int64_t i = 0; i < n; ++i)
         for (int k = 0; k < n_out; ++k) gradient[network.biases[l] + k] += delta[i * n_out + k];
-      if (l == 0) break;
-      below.resize(std::size_t(n * n_in));
-      multiply(false, false, n, n_in, n_out, delta.data(), coefs(l), below.data());
-      for (std::size_t i = 0; i < below.size(); ++i) below[i] *= slopes[l][i];
-      delta.swap(below);
+      if (l > 0) go_below(l, n, delta);
     }
     return loss;
+  }
+
+  // Deltas of n rows of layer l from those of l + 1.
+  void go_below(int l, std::int64_t n, std::vector<T>& delta) const {
+    std::vector<T> below(std::size_t(n * network.sizes[l]));
+    multiply(false, false, n, network.sizes[l], network.sizes[l + 1], delta.data(), coefs(l), below.data());
+    for (std::size_t i = 0; l > 0 && i < below.size(); ++i) below[i] *= slopes[l][i];
+    delta.swap(below);
   }
 
   double loss_and_deltas(const Dataset<T>& data, const std::int64_t* rows, std::int64_t first, std::int64_t n,

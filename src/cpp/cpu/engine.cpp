@@ -12,6 +12,7 @@
 
 #include "blas.hpp"
 #include "deltas.hpp"
+#include "input_gradient.hpp"
 #include "kernels.hpp"
 #include "prediction.hpp"
 #include "tiles.hpp"
@@ -125,24 +126,31 @@ public:
     if (layer == 0) return copy_rows(X, {rows, 0, n}, out);
     if (parameters && n <= few_rows && !X.indptr)
       return predict_by_row(network, kernels, parameters, X, {rows, 0, n}, layer, out);
-    if (parameters) set_parameters(parameters);
-    if (X.indptr) layers[0].keep_transpose(R);
-    propagation.use_running_statistics();
+    prepare_inference(parameters, X);
     const PanelPrediction<T> prediction{network, propagation};
     const auto all = [](std::int64_t, int) { return true; };
     prediction.run(X, {rows, 0, n}, layer, choose_threads(requested_threads, flops_per_row * double(n)), out, all);
   }
 
   double evaluate(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, T* out) override {
-    if (data.X.indptr) layers[0].keep_transpose(R);
-    propagation.use_running_statistics();
-    const double weight = sum_of_weights(data, rows, 0, n);
-    const double loss = PanelPrediction<T>{network, propagation}.evaluate(
+    prepare_inference(nullptr, data.X);
+    return PanelPrediction<T>{network, propagation}.evaluate(
         data, {rows, 0, n}, choose_threads(requested_threads, flops_per_row * double(n)), out);
-    return weight != 0 ? loss / weight : 0;
+  }
+
+  void input_gradient(const T* parameters, const Matrix<T>& X, const T* vectors, int n_vectors, T* out) override {
+    prepare_inference(parameters, X);
+    const double flops = flops_per_row * double(X.n_rows) * (1 + n_vectors);
+    InputGradient<T>(network, propagation).run(X, vectors, n_vectors, choose_threads(requested_threads, flops), out);
   }
 
 private:
+  void prepare_inference(const T* parameters, const Matrix<T>& X) {
+    if (parameters) set_parameters(parameters);
+    if (X.indptr) layers[0].keep_transpose(R);
+    propagation.use_running_statistics();
+  }
+
   // Buffers for steps of `rows` rows, parts of batches of `n_rows`; returns how many threads to use.
   int prepare(std::int64_t rows, const Dataset<T>& data, std::int64_t n_rows) {
     const bool sparse = data.X.indptr != nullptr;

@@ -119,9 +119,10 @@ template <class T> struct PanelPrediction {
     return run(X, rows, layer, most_threads, out, accepts, [](std::int64_t, const T*) {});
   }
 
-  // The same for the rows of a dataset; returns the weighted sum of their losses.
+  // The same for the rows of a dataset; returns their weighted mean loss, 0 if the weights sum to 0.
   double evaluate(const Dataset<T>& data, const RowRange& rows, int most_threads, T* out) const {
-    if (data.loss) return ask_outside(data, rows, most_threads, out);
+    const double weight = sum_of_weights(data, rows.numbers, rows.first, rows.n);
+    if (data.loss) return evaluate_outside(data, rows, weight, most_threads, out);
     const int R = propagation.kernels.rows;
     const std::ptrdiff_t n_targets = network.n_targets(), n_outputs = network.n_outputs();
     std::vector<double> losses(std::size_t((rows.n + R - 1) / R)); // of panels, so that their sum has one order
@@ -133,19 +134,22 @@ template <class T> struct PanelPrediction {
       std::copy_n(z, n_outputs * R, delta);
       losses[std::size_t(panel)] = propagation.kernels.loss(network.row_loss(), delta, y, weights);
     });
-    return std::accumulate(losses.begin(), losses.end(), 0.0);
+    const double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
+    return weight != 0 ? sum / weight : 0;
   }
 
 private:
-  double ask_outside(const Dataset<T>& data, const RowRange& rows, int most_threads, T* out) const {
-    const Batch<T> batch(data, rows, propagation.kernels.rows);
-    OutsideLoss<T> outside(propagation.kernels, network.n_outputs());
+  double evaluate_outside(const Dataset<T>& data, const RowRange& rows, double weight, int most_threads, T* out) const {
+    const Kernels<T>& kernels = propagation.kernels;
+    OutsideLoss<T> outside(kernels, network.n_outputs());
     outside.prepare(rows.n);
     const auto all = [](std::int64_t, int) { return true; };
-    run(data.X, rows, network.n_layers(), most_threads, out, all,
-        [&](std::int64_t panel, const T* z) { outside.take(z, panel * batch.R, batch.rows_of(panel)); });
-    outside.evaluate(batch);
-    return outside.mean * batch.weight;
+    run(data.X, rows, network.n_layers(), most_threads, out, all, [&](std::int64_t panel, const T* z) {
+      const std::int64_t first = panel * kernels.rows;
+      outside.take(z, first, int(std::min<std::int64_t>(kernels.rows, rows.n - first)));
+    });
+    outside.evaluate({data, rows, int((rows.n + kernels.rows - 1) / kernels.rows), weight});
+    return outside.mean;
   }
 
   // `judge(panel, z)` sees the last layer of each panel before its link.

@@ -169,6 +169,18 @@ def predict(
     and of no subclass. Any number of threads may call this at once; few rows cost no more than their arithmetic.
     """
 
+def hessian_vector_product(
+    network: Network,
+    parameters: NDArray[np.float64],
+    X: Matrix,
+    y: Targets,
+    sample_weight: NDArray[np.float64] | None,
+    alpha: float,
+    vector: NDArray[np.float64],
+    n_threads: int = 0,
+) -> NDArray[np.float64]:
+    """Times ``vector`` (flat) the Hessian of loss and penalty as in `Engine.loss_and_gradient`, without dropout."""
+
 class Predictor:
     """Predictions of one network whose parameters never change, for any number of threads at once."""
 
@@ -207,6 +219,12 @@ class Engine:
     def __init__(self, network: Network, dtype: str, n_threads: int = 0, loss: BatchLoss | None = None) -> None: ...
     def predict(self, parameters: FloatArray, X: Matrix, layer: int = -1) -> FloatArray:
         """Output of ``layer`` (0 is the input, ``L`` or -1 the predictions), shape ``(n, layer_sizes[layer])``."""
+
+    def input_gradient(self, parameters: FloatArray, X: Matrix, vectors: FloatArray) -> FloatArray:
+        """Each row's ``vectors`` (n, q, m) times the derivatives of the outputs before the link by X (n, q, k).
+
+        One-hot vectors pick single outputs. With running statistics, as ``predict``.
+        """
 
     def loss_and_gradient(
         self,

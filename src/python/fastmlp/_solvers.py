@@ -62,11 +62,11 @@ class Solvers(History):
         held_out: HeldOut | None,
         incremental: bool,
     ) -> None:
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = self._new_optimizer(network, parameters.dtype)
             self._optimizer.start_average(parameters)
+        if any(network.dropout) and not getattr(self._optimizer, "dropout_seed", 0):  # it may begin in a later call
+            self._optimizer.dropout_seed = int(self._random_state.randint(1, 2**31 - 1))
         if not hasattr(self, "loss_curve_") or self.early_stopping != self._has_scores():
             self._start_records()
         rows = None
@@ -115,7 +115,7 @@ class Solvers(History):
                 schedule = NAMES[schedule]()
             elif self.solver == "adam":
                 schedule = "constant"  # as in scikit-learn, whose names are for "sgd"
-        optimizer = OptimizerState(
+        return OptimizerState(
             self.solver,
             hyperparameters,
             self.learning_rate_init,
@@ -126,9 +126,6 @@ class Solvers(History):
             array_shapes(network),
             self.ema_decay or 0.0,
         )
-        if any(network.dropout):
-            optimizer.dropout_seed = int(self._random_state.randint(1, 2**31 - 1))
-        return optimizer
 
     def _has_scores(self) -> bool:
         return getattr(self, "validation_scores_", None) is not None

@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from sklearn.utils.validation import validate_data
 
 from fastmlp._calibrated import CalibratedClassifier
+from fastmlp._inspection import ClassifierInspection
 from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_and_activation
 from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class MLPClassifier(CalibratedClassifier, ClassifierMixin, BaseMLP):  # type: ignore[misc]
+class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron for classification: scikit-learn's class with a C++ core.
 
     It minimises the log loss, unless told otherwise. The outputs are softmax for three or more classes, else logistic.
@@ -338,13 +339,13 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, BaseMLP):  # type: ig
             self._label_binarizer = _label_binarizer(y)
             self.classes_ = self._label_binarizer.classes_
         else:
-            self._check_classes(unique_labels(y))
+            self._check_classes(unique_labels(y), incremental)
         several = self._label_binarizer.y_type_ in ("multiclass", "multilabel-indicator")
         self.n_outputs_ = len(self.classes_) if several else 1
 
-    def _check_known(self, y: NDArray[Any]) -> None:
+    def _check_known(self, y: NDArray[Any], name: str) -> None:
         if y.ndim == 1 and len(unknown := np.setdiff1d(y, self.classes_)):
-            raise ValueError(f"y_val has classes that y has not: {unknown}, not among {self.classes_}")
+            raise ValueError(f"{name} has classes that fit has not seen: {unknown}, not among {self.classes_}")
 
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         kind, n_classes = self._label_binarizer.y_type_, len(self.classes_)
@@ -380,8 +381,8 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, BaseMLP):  # type: ig
             by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_[numbers])
         return np.asarray(by_class[numbers])
 
-    def _check_classes(self, classes: NDArray[Any]) -> None:
-        if self.warm_start:
+    def _check_classes(self, classes: NDArray[Any], incremental: bool) -> None:
+        if self.warm_start and not incremental:
             if set(classes) != set(self.classes_):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous call to fit. "

@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
     from typing_extensions import Self
 
-    from fastmlp._core import FloatArray
+    from fastmlp._core import FloatArray, Matrix
+    from fastmlp._training import Data
     from fastmlp.schedules import AnySchedule
 
 SPARSE_FORMATS = ["csr", "csc"]
@@ -236,6 +237,8 @@ class BaseMLP(
         groups: Any = None,
         validation: tuple[Any, Any, Any] = (None, None, None),
     ) -> Self:
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
         hidden = unit_counts(self.hidden_layer_sizes, "hidden_layer_sizes")
         hidden_activations(self.activation, len(hidden))
         hidden_normalizations(self.normalization, len(hidden))
@@ -257,14 +260,14 @@ class BaseMLP(
         else:
             self._refuse_other_output_activation()
         network = self._network(sizes)  # refuses sizes that no machine can hold
+        if self.solver == "lbfgs":
+            _refuse_chance(network)
         if first_pass:
             self._initialize(network, X.dtype)
         parameters = self._own_parameters(network, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
         engine = make_engine(network, dtype, self.n_jobs, batch_loss(self.loss))
         forget_calibration(self)
-        if self.solver == "lbfgs":
-            _refuse_chance(network)
         data = core_data(X, y, sample_weight, dtype)
         held_out = self._own_validation(validation, dtype)
         if self.solver == "lbfgs":
@@ -301,7 +304,7 @@ class BaseMLP(
         if self.solver == "lbfgs":
             raise ValueError("X_val needs a solver that descends batch by batch, not 'lbfgs'")
         X, labels = self._validate_data(X, y, reset=False)
-        self._check_known(labels)
+        self._check_known(labels, "y_val")
         y = self._encode(labels)
         sample_weight = self._weights(X, y, sample_weight, incremental=False)
         user_data = (X, labels, sample_weight)
@@ -315,8 +318,8 @@ class BaseMLP(
     def _learn_targets(self, y: NDArray[Any], incremental: bool) -> None:
         """Learn what targets there are: sets ``n_outputs_``, and ``classes_`` of a classifier."""
 
-    def _check_known(self, y: NDArray[Any]) -> None:
-        """Raise if targets to validate on are none that can be predicted."""
+    def _check_known(self, y: NDArray[Any], name: str) -> None:
+        """Raise if there are targets that cannot be predicted."""
 
     @abstractmethod
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
@@ -398,16 +401,37 @@ class BaseMLP(
 
     def _layer(self, X: Any, layer: int, network: _core.Network | None = None) -> FloatArray:
         """Return a layer (n_samples, n_units) of a fitted network; 0 is the input. As ``_outputs``, for any X."""
-        X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
-        return self._layer_of_checked(X, layer, network)
+        return self._layer_of_checked(self._validate_rows(X), layer, network)
 
-    def _layer_of_checked(self, X: Any, layer: int, network: _core.Network | None) -> FloatArray:
+    def _layer_of_checked(self, X: Any, layer: int, network: _core.Network | None = None) -> FloatArray:
+        own, flat, rows = self._in_one_dtype(X)
+        return make_engine(network or own, flat.dtype, self.n_jobs).predict(flat, rows, layer)
+
+    def _checked(self, X: Any) -> tuple[_core.Network, FloatArray, Matrix]:
+        """Return a fitted network, its parameters and features X, both in the dtype that they have together."""
+        check_is_fitted(self)
+        return self._in_one_dtype(self._validate_rows(X))
+
+    def _validate_rows(self, X: Any) -> Any:
+        return validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
+
+    def _in_one_dtype(self, X: Any) -> tuple[_core.Network, FloatArray, Matrix]:
         flat, sizes = self._parameters()
         if sizes[0] != X.shape[1]:
             raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
         dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
-        engine = make_engine(network or self._network(sizes), dtype, self.n_jobs)
-        return engine.predict(core_array(flat, dtype), core_matrix(X, dtype), layer)
+        return self._network(sizes), core_array(flat, dtype), core_matrix(X, dtype)
+
+    def _checked_targets(self, X: Any, y: Any, sample_weight: Any) -> tuple[_core.Network, NDArray[Any], Data]:
+        """Return a fitted network, its parameters and data as a training would take them, all in float64."""
+        check_is_fitted(self)
+        flat, sizes = self._parameters()
+        X, labels = self._validate_data(X, y, reset=False)
+        self._check_known(labels, "y")
+        y = self._encode(labels)
+        weights = self._weights(X, y, sample_weight, incremental=False)
+        wide = np.dtype(np.float64)
+        return self._network(sizes), core_array(flat, wide), core_data(X, y, weights, wide)
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from fastmlp import _core
 from fastmlp._display import layers_html, layers_text
 from fastmlp._engine import make_engine
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters
+from fastmlp._inspection import NetworkInspection
 from fastmlp._losses import CLASS_LOSSES, OPEN_LOSSES, LossParameters, loss_numbers, number_output
 from fastmlp._parameters import views
 from fastmlp._validation import hidden_activations, hidden_normalizations, name_among, real_array, unit_counts
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Network:
+class Network(NetworkInspection):
     """A fully connected feedforward network: a set of functions, one for each choice of its parameters.
 
     The three steps of deep learning are: define a set of functions (this class), measure how good one of them is
@@ -304,6 +305,13 @@ class Network:
         return out[0] if single else out
 
     def _evaluate(self, X: Any, y: Any, sample_weight: Any, alpha: float) -> tuple[float, NDArray[Any]]:
+        loss, penalty, gradient = self._engine().loss_and_gradient(
+            self._parameters, *self._data(X, y, sample_weight, alpha)
+        )
+        return loss + penalty, gradient
+
+    def _data(self, X: Any, y: Any, sample_weight: Any, alpha: float) -> tuple[NDArray[Any], NDArray[Any], Any, float]:
+        """Return what a loss is taken of, as the core takes it: rows, targets, weights, strength of the penalty."""
         rows, single = self._rows(X)
         n_rows = len(rows)
         if n_rows == 0:
@@ -315,10 +323,7 @@ class Network:
             sample_weight = real_array(sample_weight, "sample_weight", self.dtype)
             if sample_weight.shape != (n_rows,):
                 raise ValueError(f"sample_weight must have shape ({n_rows},), got {sample_weight.shape}")
-        loss, penalty, gradient = self._engine().loss_and_gradient(
-            self._parameters, rows, targets, sample_weight, float(alpha)
-        )
-        return loss + penalty, gradient
+        return rows, targets, sample_weight, float(alpha)
 
     def _engine(self) -> _core.Engine:
         return make_engine(self.network, self.dtype, self.n_jobs)

@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from fastmlp import _core
 from fastmlp._calibrated import CalibratedRegressor
 from fastmlp._initialization import DEFAULT, Rule
+from fastmlp._inspection import RegressorInspection
 from fastmlp._losses import (
     NUMBER_LOSSES,
     OPEN_LOSSES,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from fastmlp.schedules import AnySchedule
 
 
-class MLPRegressor(CalibratedRegressor, RegressorMixin, BaseMLP):  # type: ignore[misc]
+class MLPRegressor(CalibratedRegressor, RegressorMixin, RegressorInspection, BaseMLP):  # type: ignore[misc]
     """Multilayer perceptron for regression: scikit-learn's class with a C++ core.
 
     With the same parameters, data and ``random_state`` it takes scikit-learn's path, up to rounding.
