@@ -213,6 +213,28 @@ def test_a_fitted_network_keeps_its_own():
     assert model.set_params(warm_start=False, loss="poisson").fit(X, Y).out_activation_ == "exp"
 
 
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_derivatives_of_predictions_and_of_the_loss(output):
+    settings = FAST | {"activation": "tanh", "output_activation": output}
+    model, h = MLPRegressor(**settings).fit(X, Y), 1e-6
+    gradient = model.input_gradient(X)
+    for feature, step in enumerate(h * np.eye(5)):
+        difference = (model.predict(X + step) - model.predict(X - step)) / (2 * h)
+        np.testing.assert_allclose(gradient[:, :, feature], difference, rtol=1e-5, atol=1e-8)
+    network = Network((5, 4, 3), "tanh", "squared_error", random_state=0, output_activation=output)
+    by_inputs, by_sums = (network.input_gradient(X, before_link=before) for before in (False, True))
+    z = X @ network.weights[0].T + network.biases[0]
+    slopes = FUNCTIONS[output](np.tanh(z) @ network.weights[1].T + network.biases[1])[1]
+    np.testing.assert_allclose(by_inputs, slopes[:, :, None] * by_sums, rtol=1e-10, atol=1e-12)
+    vector, parameters = np.random.RandomState(1).randn(network.n_parameters), network.parameters.copy()
+    product = network.hessian_vector_product(X, Y, vector)
+    gradients = []
+    for way in (h, -h):
+        network.parameters = parameters + way * vector
+        gradients.append(network.loss_and_gradient(X, Y)[1])
+    np.testing.assert_allclose(product, (gradients[0] - gradients[1]) / (2 * h), rtol=1e-5, atol=1e-7)
+
+
 # --- copies, files and exports ---------------------------------------------------------------------------------------
 
 MODELS = {output: MLPRegressor(**FAST, output_activation=output).fit(X, 3 * Y - 1) for output in OUTPUTS}
