@@ -43,8 +43,8 @@ class Link:
             return self.one_hot(self._before_sorting(chosen))
         hot = self.one_hot(chosen)
         if self.slopes is not None:
-            return hot * self.slopes[:, np.newaxis]
-        if self.name in ("softmax", "logistic", "exp"):
+            hot *= self.slopes[:, np.newaxis]
+        elif self.name in ("softmax", "logistic", "exp"):
             values = np.take_along_axis(self.outputs, chosen, axis=1)
             hot = values[:, :, np.newaxis] * self.gradients_of_logarithms(chosen)
         elif self.name == "mean_variance":  # by turns; the variance is an exponential, and a constant
