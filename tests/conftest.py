@@ -51,6 +51,16 @@ for name in WITHOUT_FORMULA & CATALOGUES["optimizer"].keys():
     reference.OPTIMIZERS[name] = optimizer_of_the_core(name)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--every", type=int, default=1, metavar="N", help="run every Nth test: for slow, checked builds")
+
+
+def pytest_collection_modifyitems(config, items):
+    every = config.getoption("--every")
+    config.hook.pytest_deselected(items=[item for i, item in enumerate(items) if i % every])
+    items[:] = items[::every]
+
+
 def pytest_generate_tests(metafunc):
     """Give tests that ask for ``activation``, ``loss``, ``optimizer`` or ``dtype`` all of them, unless they choose."""
     chosen = str([mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")])

@@ -38,6 +38,7 @@ PYTHON_ROOMS = [
     "_parameters",
     "_display",
     "_initialization",
+    "_answers",
     "_training",
     "_divergence",
     "schedules",

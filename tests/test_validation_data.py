@@ -129,7 +129,7 @@ def test_class_weight_counts_in_validation():
         ({"X_val": X_val[:, :3], "y_val": y_val}, "3 features"),
         (
             {"X_val": X_val, "y_val": np.where(y_val == "setosa", "iris", y_val)},
-            r"y_val has classes that fit has not seen.*\['iris'\]",
+            r"y_val has classes.*\['iris'\]",
         ),
         ({"X_val": np.where(X_val > 7, np.nan, X_val), "y_val": y_val}, "NaN"),
         ({"X_val": X_val, "y_val": y_val, "sample_weight_val": weights[:4]}, "sample_weight"),

@@ -136,7 +136,7 @@ class CalibratedClassifier(_Calibration):
     def _calibrate_held_out(self, held_out: HeldOut | None) -> None:
         if self.calibration is not None and held_out is not None:
             X, y, sample_weight = held_out.given()
-            temperature = fit_temperature(self._logits(X, self._layer_of_checked), self._encode(y), sample_weight)
+            temperature = fit_temperature(self._logits(X, self._layer), self._encode(y), sample_weight)
             self._fold(temperature)
             self.temperature_ = temperature
 

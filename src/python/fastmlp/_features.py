@@ -25,7 +25,7 @@ class HiddenFeatures:
         coefs_: list[FloatArray]
         _sklearn_auto_wrap_output_keys: set[str]
 
-        def _layer(self, X: Any, layer: int) -> FloatArray: ...
+        def _layer(self, X: Any, layer: int, network: Any = None) -> FloatArray: ...
 
     def transform(self, X: Any, layer: int = -1) -> Any:
         """Return what a hidden layer makes of X: features that the network has learned.

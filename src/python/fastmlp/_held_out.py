@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv, train_test_split
+from sklearn.utils import _safe_indexing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class UserData:
-    """What ``fit`` was given, checked, with targets as the user writes them."""
+    """What ``fit`` was given, after it was checked, as the user writes it: scorers look at names of features, too."""
 
     X: Any
     y: Any
@@ -44,7 +45,7 @@ class UserData:
 
     def __getitem__(self, rows: NDArray[np.int64]) -> tuple[Any, Any, Any]:
         weights = None if self.sample_weight is None else self.sample_weight[rows]
-        return self.X[rows], self.y[rows], weights
+        return _safe_indexing(self.X, rows), self.y[rows], weights
 
     def hold_out(
         self, fraction: Any, stratify: NDArray[Any] | None, random_state: np.random.RandomState
@@ -67,7 +68,7 @@ def split_rows(
     For a share of the rows these are scikit-learn's, in its order; for a splitter, or pairs of row numbers, the first
     pair.
     """
-    n_rows = X.shape[0]
+    n_rows = len(y)
     if isinstance(fraction, float | int):
         if groups is not None:
             raise ValueError("groups needs a splitter such as GroupShuffleSplit() as validation_fraction, got a number")

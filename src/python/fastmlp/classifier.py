@@ -13,10 +13,11 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
+from fastmlp._answers import SPARSE_FORMATS
 from fastmlp._calibrated import CalibratedClassifier
 from fastmlp._inspection import ClassifierInspection
 from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_and_activation
-from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
+from fastmlp.estimators import BaseMLP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

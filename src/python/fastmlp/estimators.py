@@ -1,4 +1,4 @@
-"""What MLPClassifier and MLPRegressor share: parameters, fitting, raw predictions.
+"""What MLPClassifier and MLPRegressor share: parameters and fitting.
 
 The subclasses say how targets become numbers for the core and how predictions become answers. Nothing here loops over
 batches: data is checked, put into the core's form and handed to it.
@@ -14,7 +14,6 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import (
@@ -24,11 +23,12 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from fastmlp import _core
+from fastmlp._answers import Answers
 from fastmlp._calibrated import forget_calibration
-from fastmlp._engine import make_engine, network_of, predict_plain
+from fastmlp._engine import make_engine, network_of
 from fastmlp._features import HiddenFeatures
 from fastmlp._held_out import HeldOut, UserData, metrics_by_name
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters, initialization_rules
@@ -40,14 +40,13 @@ from fastmlp._losses import (
     loss_and_activation,
     loss_numbers,
 )
-from fastmlp._parameters import FlatParameters, array_shapes, float_dtype
+from fastmlp._parameters import array_shapes
 from fastmlp._saving import Saving
 from fastmlp._scikit_learn_callbacks import CallbackSupportMixin, with_callbacks
 from fastmlp._solvers import Solvers
 from fastmlp._training import NOT_FINITE, core_data
 from fastmlp._validation import (
     core_array,
-    core_matrix,
     hidden_activations,
     hidden_dropout,
     hidden_normalizations,
@@ -60,18 +59,15 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
     from typing_extensions import Self
 
-    from fastmlp._core import FloatArray, Matrix
     from fastmlp._training import Data
     from fastmlp.schedules import AnySchedule
-
-SPARSE_FORMATS = ["csr", "csc"]
 
 
 class BaseMLP(
     Solvers,
     Saving,
     HiddenFeatures,
-    FlatParameters,
+    Answers,
     CallbackSupportMixin,  # type: ignore[misc]
     TransformerMixin,  # type: ignore[misc]
     BaseEstimator,  # type: ignore[misc]
@@ -248,11 +244,12 @@ class BaseMLP(
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         metrics_by_name(self.eval_metric, self._score_name)
         as_callbacks(self.callbacks)
+        given_X = X
         X, labels = self._validate_data(X, y, reset=first_pass)
         self._learn_targets(labels, incremental)
         y = self._encode(labels)
         sample_weight = self._weights(X, y, sample_weight, incremental)
-        given = UserData(X, labels, sample_weight, None if groups is None else np.asarray(groups))
+        given = UserData(given_X, labels, sample_weight, None if groups is None else np.asarray(groups))
         self._random_state = check_random_state(self.random_state)
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
@@ -303,12 +300,24 @@ class BaseMLP(
             raise ValueError("X_val and y_val belong together: fit was given only one of them, or only weights")
         if self.solver == "lbfgs":
             raise ValueError("X_val needs a solver that descends batch by batch, not 'lbfgs'")
+        given_X = X
         X, labels = self._validate_data(X, y, reset=False)
         self._check_known(labels, "y_val")
         y = self._encode(labels)
         sample_weight = self._weights(X, y, sample_weight, incremental=False)
-        user_data = (X, labels, sample_weight)
+        user_data = (given_X, labels, sample_weight)
         return HeldOut(None, core_data(X, y, sample_weight, dtype), lambda: user_data)
+
+    def _checked_targets(self, X: Any, y: Any, sample_weight: Any) -> tuple[_core.Network, NDArray[Any], Data]:
+        """Return a fitted network, its parameters and data as a training would take them, all in float64."""
+        check_is_fitted(self)
+        flat, sizes = self._parameters()
+        X, labels = self._validate_data(X, y, reset=False)
+        self._check_known(labels, "y")
+        y = self._encode(labels)
+        weights = self._weights(X, y, sample_weight, incremental=False)
+        wide = np.dtype(np.float64)
+        return self._network(sizes), core_array(flat, wide), core_data(X, y, weights, wide)
 
     @abstractmethod
     def _validate_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
@@ -380,58 +389,6 @@ class BaseMLP(
         self._set_parameters(flat, array_shapes(network))
         if self.solver != "lbfgs":
             self._start_records()
-
-    # --- predictions --------------------------------------------------------------------------------------------------
-
-    def _outputs(self, X: Any) -> FloatArray:
-        """Return the output layer (n_samples, n_outputs), computed in the dtype of X and the weights together."""
-        if "coefs_" not in vars(self):  # the check takes longer than a row of a small network
-            check_is_fitted(self)
-        flat, sizes = self._parameters()
-        network = self._network(sizes)
-        if (
-            sizes[0] == getattr(self, "n_features_in_", None)
-            and (self.dtype is None or self.dtype == flat.dtype)
-            and not hasattr(self, "feature_names_in_")
-        ):
-            outputs = predict_plain(network, flat, X, self.n_jobs, assume_finite=get_config()["assume_finite"])
-            if outputs is not None:  # X is what the validation would return unchanged
-                return outputs
-        return self._layer(X, len(sizes) - 1)
-
-    def _layer(self, X: Any, layer: int, network: _core.Network | None = None) -> FloatArray:
-        """Return a layer (n_samples, n_units) of a fitted network; 0 is the input. As ``_outputs``, for any X."""
-        return self._layer_of_checked(self._validate_rows(X), layer, network)
-
-    def _layer_of_checked(self, X: Any, layer: int, network: _core.Network | None = None) -> FloatArray:
-        own, flat, rows = self._in_one_dtype(X)
-        return make_engine(network or own, flat.dtype, self.n_jobs).predict(flat, rows, layer)
-
-    def _checked(self, X: Any) -> tuple[_core.Network, FloatArray, Matrix]:
-        """Return a fitted network, its parameters and features X, both in the dtype that they have together."""
-        check_is_fitted(self)
-        return self._in_one_dtype(self._validate_rows(X))
-
-    def _validate_rows(self, X: Any) -> Any:
-        return validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
-
-    def _in_one_dtype(self, X: Any) -> tuple[_core.Network, FloatArray, Matrix]:
-        flat, sizes = self._parameters()
-        if sizes[0] != X.shape[1]:
-            raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
-        dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
-        return self._network(sizes), core_array(flat, dtype), core_matrix(X, dtype)
-
-    def _checked_targets(self, X: Any, y: Any, sample_weight: Any) -> tuple[_core.Network, NDArray[Any], Data]:
-        """Return a fitted network, its parameters and data as a training would take them, all in float64."""
-        check_is_fitted(self)
-        flat, sizes = self._parameters()
-        X, labels = self._validate_data(X, y, reset=False)
-        self._check_known(labels, "y")
-        y = self._encode(labels)
-        weights = self._weights(X, y, sample_weight, incremental=False)
-        wide = np.dtype(np.float64)
-        return self._network(sizes), core_array(flat, wide), core_data(X, y, weights, wide)
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
 from fastmlp import _core
+from fastmlp._answers import SPARSE_FORMATS
 from fastmlp._calibrated import CalibratedRegressor
 from fastmlp._initialization import DEFAULT, Rule
 from fastmlp._inspection import RegressorInspection
@@ -29,7 +30,7 @@ from fastmlp._losses import (
     predicted_values,
     standard_deviations,
 )
-from fastmlp.estimators import SPARSE_FORMATS, BaseMLP
+from fastmlp.estimators import BaseMLP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
