@@ -432,7 +432,7 @@ def test_hessian_products_of_regressors_and_bad_input():
             regressor.hessian_vector_product(X, y, vector)
     with pytest.raises(ValueError, match=r"vector must have shape \(10,\), got \(9,\)"):
         regressor.hessian_vector_product(X, X[:, :2], vector[1:])
-    with pytest.raises(ValueError, match="not in"):
+    with pytest.raises(ValueError, match="classes that fit has not seen"):
         model.hessian_vector_product(X, np.arange(60), vector)
     with pytest.raises(NotFittedError):
         MLPRegressor().hessian_vector_product(X, X[:, 0], vector)
