@@ -156,6 +156,33 @@ def test_no_such_output(output):
         Network([2, 3], loss="log_loss").input_gradient([0.0, 0.0], output)
 
 
+@pytest.mark.parametrize("output_activation", _core.output_activations())
+def test_input_gradients_with_every_output_activation(output_activation):
+    net = Network([4, 8, 3], "tanh", "squared_error", output_activation=output_activation, random_state=0)
+    X = np.random.RandomState(0).standard_normal((20, 4))
+    assert_close(net.input_gradient(X), central_differences(net, X, 1e-6), 1e-6)
+    np.testing.assert_array_equal(net.input_gradient(X, 1), net.input_gradient(X)[:, 1])
+    sums = central_differences(lambda X: net.hidden(X, 1) @ net.weights[1].T + net.biases[1], X)
+    assert_close(net.input_gradient(X, before_link=True), sums)
+    model = MLPRegressor(hidden_layer_sizes=(8,), output_activation=output_activation, activation="tanh", max_iter=2)
+    model.set_params(n_iter_no_change=2, random_state=0).fit(X, X[:, :3])
+    assert_close(model.input_gradient(X), central_differences(model.predict, X, 1e-6), 1e-6)
+
+
+def test_a_loss_of_ones_own():
+    """Predictions have gradients; the loss has no second derivatives that anyone told."""
+
+    def loss(y, outputs, sample_weight):
+        return 0.5 * np.mean((outputs - y) ** 2), (outputs - y) / len(y)
+
+    X = np.random.RandomState(0).standard_normal((20, 4))
+    model = MLPRegressor(loss, (8,), "tanh", output_activation="softplus", max_iter=2, random_state=0)
+    model.set_params(n_iter_no_change=2).fit(X, X[:, 0])
+    assert_close(model.input_gradient(X), central_differences(model.predict, X))
+    with pytest.raises(ValueError, match="a function as the loss has no Hessian"):
+        model.hessian_vector_product(X, X[:, 0], np.zeros(49))
+
+
 def classifier(kind, **settings):
     random = np.random.RandomState(0)
     X = random.standard_normal((60, 4))
@@ -310,6 +337,12 @@ def test_hessian_products_of_every_loss(loss, given):
         assert_hessian_vector_product(network)
 
 
+@pytest.mark.parametrize("output_activation", ["softplus", "tanh", "gelu"])
+def test_hessian_products_with_an_output_activation(output_activation):
+    network = _core.Network((5, 6, 3), ["tanh"], "log_cosh", {}, (), (), False, output_activation)
+    assert_hessian_vector_product(network)
+
+
 def test_the_hessian_is_symmetric_and_linear():
     network = _core.Network((4, 6, 6, 3), ["mish", "tanh"], "focal", {}, ["batch_norm"] * 2, (), True)
     random = np.random.RandomState(0)
@@ -395,11 +428,11 @@ def test_hessian_products_of_regressors_and_bad_input():
     expected[:4] += 0.6 / 60 * by_output[:4]
     assert_close(regressor.hessian_vector_product(X, X[:, :2], vector), expected.ravel(), 1e-12)
     for y in (X[:, 0], X[:, :3]):
-        with pytest.raises(ValueError, match="outputs, but the network has 2"):
+        with pytest.raises(ValueError, match=r"y must have shape \(60, 2\)"):
             regressor.hessian_vector_product(X, y, vector)
     with pytest.raises(ValueError, match=r"vector must have shape \(10,\), got \(9,\)"):
         regressor.hessian_vector_product(X, X[:, :2], vector[1:])
-    with pytest.raises(ValueError, match="not in"):
+    with pytest.raises(ValueError, match="classes that fit has not seen"):
         model.hessian_vector_product(X, np.arange(60), vector)
     with pytest.raises(NotFittedError):
         MLPRegressor().hessian_vector_product(X, X[:, 0], vector)

@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 RESPONSE_METHODS = ("predict_log_proba", "predict_proba", "decision_function")
 
 
-def _sums(network: _core.Network, flat: FloatArray, X: Matrix, n_jobs: int | None) -> tuple[_core.Engine, FloatArray]:
-    """Return an engine for the network without its link, and what that makes of X: the sums of the last layer."""
+def _without_link(
+    network: _core.Network, flat: FloatArray, X: Matrix, n_jobs: int | None, output_activation: str | None = None
+) -> tuple[_core.Engine, FloatArray]:
+    """Return an engine for the network without its link, and what that makes of X.
+
+    An activation that is no link stays, unless another is named.
+    """
     extras = tuple(network.normalizations), tuple(network.dropout), network.residual
-    bare = network_of(tuple(network.layer_sizes), tuple(network.activations), "squared_error", (), *extras)
+    last = output_activation or network.output_activation
+    bare = network_of(tuple(network.layer_sizes), tuple(network.activations), "squared_error", (), *extras, last)
     engine = make_engine(bare, flat.dtype, n_jobs)
     return engine, engine.predict(flat, X)
 
@@ -92,7 +98,7 @@ class NetworkInspection:
         network = self.network
         n_outputs = network.layer_sizes[-1]
         numbers = [*range(n_outputs)] if output is None else [_number(output, n_outputs, "output")]
-        engine, z = _sums(network, self._parameters, rows, self.n_jobs)
+        engine, z = _without_link(network, self._parameters, rows, self.n_jobs, "identity" if before_link else None)
         link = Link(network, z)
         chosen = np.broadcast_to(numbers, (len(z), len(numbers)))
         vectors = link.one_hot(chosen) if before_link else link.gradients(chosen)
@@ -263,7 +269,7 @@ class RegressorInspection(_Inspection):
         array([2, 0, 1])
         """
         network, flat, rows = self._checked(X)
-        engine, z = _sums(network, flat, rows, self.n_jobs)
+        engine, z = _without_link(network, flat, rows, self.n_jobs)
         link = Link(network, z)
         central = _core.loss_outputs(network.loss, network.loss_parameters)[1]
         outputs = np.arange(z.shape[1]).reshape(-1, link.per_target)
@@ -335,7 +341,7 @@ class ClassifierInspection(_Inspection):
             valid = ", ".join(map(repr, RESPONSE_METHODS))
             raise ValueError(f"response_method must be one of {valid}, got {response_method!r}")
         network, flat, rows = self._checked(X)
-        engine, z = _sums(network, flat, rows, self.n_jobs)
+        engine, z = _without_link(network, flat, rows, self.n_jobs)
         link = Link(network, z)
         chosen = self._columns(target, len(z), max(2, z.shape[1]))
         if z.shape[1] == 1 and not self._label_binarizer.y_type_.startswith("multilabel"):

@@ -331,6 +331,9 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, RegressorInspection, Bas
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one epoch, going on from what was learned before.
 
+        The solver with its settings, the learning rate and ``ema_decay`` stay those with which training began; all
+        other parameters may be changed between calls.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
