@@ -21,10 +21,6 @@ class Link:
         targets = np.ones((len(z), z.shape[1] // self.per_target), z.dtype)
         self.outputs = _core.apply_loss(network.loss, z, targets, network.loss_parameters)[0]
         self.name: str = _core.losses()[network.loss]["link"]
-        self.slopes: NDArray[Any] | None = None
-        if network.output_activation != "identity":  # the link is, then
-            value, slope = _core.apply_activation(network.output_activation, np.ascontiguousarray(z).ravel())
-            self.outputs, self.slopes = value.reshape(z.shape), slope.reshape(z.shape)
 
     def one_hot(self, chosen: NDArray[Any]) -> NDArray[Any]:
         """Return the gradients (n, q, m) of chosen sums (n, q) by all of them."""
@@ -42,9 +38,7 @@ class Link:
         if self.name == "sort":
             return self.one_hot(self._before_sorting(chosen))
         hot = self.one_hot(chosen)
-        if self.slopes is not None:
-            hot *= self.slopes[:, np.newaxis]
-        elif self.name in ("softmax", "logistic", "exp"):
+        if self.name in ("softmax", "logistic", "exp"):
             values = np.take_along_axis(self.outputs, chosen, axis=1)
             hot = values[:, :, np.newaxis] * self.gradients_of_logarithms(chosen)
         elif self.name == "mean_variance":  # by turns; the variance is an exponential, and a constant

@@ -110,7 +110,7 @@ class Run:
         self._on_epoch = on_epoch
         self._deadline = math.inf if estimator.max_time is None else time.monotonic() + estimator.max_time
         n_rows = data.n_rows if rows is None else len(rows)
-        self._rates = self.optimizer.rates(max_iter * math.ceil(n_rows / batch_size))
+        self._rates = self.optimizer.rates(estimator.max_iter * math.ceil(n_rows / batch_size))
 
     @property
     def optimizer(self) -> OptimizerState:
