@@ -202,7 +202,9 @@ private:
     constexpr int line = 64 / int(sizeof(T));
     for (std::int64_t row = first; row < end; ++row) {
       const T* x = X.data + batch.rows[row] * X.stride;
-      for (int column = 0; column < X.n_columns; column += line) __builtin_prefetch(x + column, 0, 2);
+      if (batch.data.y) __builtin_prefetch(batch.data.y + batch.rows[row] * network.n_targets());
+      if (batch.data.labels) __builtin_prefetch(batch.data.labels + batch.rows[row]);
+      for (int column = 0; column < X.n_columns; column += line) __builtin_prefetch(x + column, 0, 3);
     }
   }
 

@@ -17,6 +17,24 @@ FASTMLP_INLINE std::int64_t row_number(const std::int64_t* rows, std::int64_t fi
   return rows ? rows[first + i] : first + i;
 }
 
+// The last `rest` features of rows of k, in registers that begin with earlier ones: those come out the same once more.
+template <int width, class T>
+FASTMLP_INLINE void gather_rest(const T* const* x, int k, int rest, T* panel, T* columns) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  const Vec<T> zero = rounded(splat<Vec<T>>(T(0))); // unknown: no call of memset for so little
+  FASTMLP_UNROLL
+  for (int i = 0; i < r; ++i) {
+    for (int j = 0; j < width; j += W) store(columns + i * r + j, load(x[i] + k - width + j));
+    if (width < r) store(columns + i * r + W, zero);
+  }
+  T* const first = panel + (rest - width) * r;
+  for (int j = 0; j < width; j += W)
+    for (int i = 0; i < r; i += W) transpose_lanes(columns + i * r + j, r, first + j * r + i, r);
+  for (int j = rest * r; j < r * r; j += W) store(panel + j, zero);
+  for (int j = 0; j < width; j += W)
+    for (int i = 0; i < r; i += W) transpose_lanes(panel + j * r + i, r, columns + i * r + j, r);
+}
+
 // Block by block of R features, so that all that is written lies together; the rows of the next panel are fetched from
 // memory meanwhile: shuffled rows are where no hardware expects them. `columns` may be null.
 template <class T>
@@ -42,17 +60,9 @@ void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_
         store(columns + i * r, load(x[i] + f));
         store(columns + i * r + W, load(x[i] + f + W));
       }
-    } else if (k >= r) { // the last r features; in a panel it is easy to leave out those that are there already
-      T turned[r * r];
-      for (int i = 0; i < r; ++i) {
-        store(columns + i * r, load(x[i] + k - r));
-        store(columns + i * r + W, load(x[i] + k - W));
-      }
-      transpose_block(columns, turned);
-      for (int j = 0; j < r * r; j += W)
-        store(panel + j, j < rest * r ? load(turned + (r - rest) * r + j) : splat<Vec<T>>(T(0)));
-      transpose_block(panel, columns);
-      return;
+    } else if (k >= r) {
+      if (rest <= W) return gather_rest<W>(x, k, rest, panel, columns);
+      return gather_rest<r>(x, k, rest, panel, columns);
     } else {
       for (int i = 0; i < r; ++i)
         for (int j = 0; j < r; ++j) columns[i * r + j] = j < rest ? x[i][f + j] : T(0);
