@@ -149,11 +149,14 @@ private:
     bool end = false, failed = false; // written before a step's first barrier, read between its two
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
+      std::int64_t until_look = look;
       for (std::int64_t first = next, t = rule.t; first < n; first += batch_size) {
         const Batch<T> batch(data, {order, first, std::min(batch_size, n - first)}, R);
         deltas.compute(batch, rule.dropout_key(t + 1), scratch[team.thread].data(), team);
-        const std::int64_t number = first / batch_size;
-        if (team.thread == 0 && number % look == 0) end = wall_seconds() - start > seconds;
+        if (team.thread == 0 && --until_look == 0) {
+          end = wall_seconds() - start > seconds;
+          until_look = look;
+        }
         team.barrier();
         if (failed) break;
         const bool last = end;
