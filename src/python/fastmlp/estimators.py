@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from inspect import signature
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -233,9 +233,11 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         return loss_numbers(self._core_loss(), self.loss_parameters)
 
     def _network(self, sizes: list[int]) -> _core.Network:
+        plain = self.normalization is None and not self.residual and self.dropout == self.input_dropout == 0
+        if plain and self.loss_parameters is None and isinstance(self.activation, str):  # a row must not wait for more
+            return _plain_network(tuple(sizes), self.activation, self.loss, self.out_activation_)
         n_hidden = len(sizes) - 2
         loss_parameters = tuple((name, tuple(np.ravel(v))) for name, v in self._core_loss_parameters().items())
-        plain = self.normalization is None and not self.residual and self.dropout == self.input_dropout == 0
         extras: tuple[Any, ...] = ()
         if not plain:
             dropout = [float(self.input_dropout), *hidden_dropout(self.dropout, n_hidden)]
@@ -296,6 +298,13 @@ class BaseMLP(Solvers, Saving, HiddenFeatures, FlatParameters, TransformerMixin,
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = [self.dtype] if self.dtype else ["float64", "float32"]
         return tags
+
+
+@lru_cache(maxsize=256)
+def _plain_network(sizes: tuple[int, ...], activation: str, loss: str, out_activation: str) -> _core.Network:
+    """Return the network of hidden layers that are all alike and do no more than their activation."""
+    activations = tuple(hidden_activations(activation, len(sizes) - 2))
+    return network_of(sizes, activations, loss_with_link(loss, out_activation))
 
 
 @cache
