@@ -327,12 +327,14 @@ def test_without_scikit_learn(path):
     code = (
         "import sys, fastmlp\n"
         "print(*fastmlp.load(sys.argv[1]).predict([[0.0] * 5, [1.0] * 5]))\n"
-        "print([name for name in ('sklearn', 'scipy', 'pandas', 'pickle') if name in sys.modules])"
+        "names = 'sklearn', 'scipy', 'pandas', 'pickle', 'fastmlp.schedules'\n"
+        "print([name for name in names if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     answers, modules = ran.stdout.splitlines()
     assert answers == " ".join(model.predict([[0.0] * 5, [1.0] * 5]))
     assert "sklearn" not in modules
+    assert "schedules" not in modules  # they take longer to import than all else that a model without them needs
 
 
 # --- files of every version ----------------------------------------------------------------------------------------

@@ -128,6 +128,17 @@ def test_another_activation_than_fitted_with(model):
         model.predict_proba(X[:1])
 
 
+def test_another_name_of_activation_or_output_than_fitted_with(model):
+    answers = [model.predict_proba(X[:1])]
+    for activation in ("tanh", "elu"):
+        answers.append(model.set_params(activation=activation).predict_proba(X[:1]))
+        same(answers[-1], model.compile()(X[:1]))
+    assert len({answer.tobytes() for answer in answers}) == 3
+    model.out_activation_ = "identity"
+    raw = model._outputs(X[:1])[0]
+    np.testing.assert_allclose(np.exp(raw) / np.exp(raw).sum(), answers[-1][0], rtol=1e-12)
+
+
 def test_another_dtype_than_fitted_with(model):
     assert model.predict_proba(X[:1]).dtype == "float64"
     assert model.set_params(dtype="float32").predict_proba(X[:1]).dtype == "float32"

@@ -180,11 +180,14 @@ private:
     bool end = false, failed = false; // written before a step's first barrier, read between its two
     const auto steps = [&](const Team& team) {
       const FlushDenormals mode;
+      std::int64_t until_look = look;
       for (std::int64_t first = next, t = rule.t; first < n; first += batch_size) {
         const Batch<T> batch(data, {order, first, std::min(batch_size, n - first)}, R);
         if (!deltas.compute(batch, rule.dropout_key(t + 1), scratch[team.thread].data(), team)) break;
-        const std::int64_t number = first / batch_size;
-        if (team.thread == 0 && number % look == 0) end = wall_seconds() - start > seconds;
+        if (team.thread == 0 && --until_look == 0) {
+          end = wall_seconds() - start > seconds;
+          until_look = look;
+        }
         team.barrier();
         if (failed) break;
         const bool last = end;
@@ -233,7 +236,9 @@ private:
     constexpr int line = 64 / int(sizeof(T));
     for (std::int64_t row = first; row < end; ++row) {
       const T* x = X.data + batch.rows[row] * X.stride;
-      for (int column = 0; column < X.n_columns; column += line) __builtin_prefetch(x + column, 0, 2);
+      if (batch.data.y) __builtin_prefetch(batch.data.y + batch.rows[row] * network.n_targets());
+      if (batch.data.labels) __builtin_prefetch(batch.data.labels + batch.rows[row]);
+      for (int column = 0; column < X.n_columns; column += line) __builtin_prefetch(x + column, 0, 3);
     }
   }
 

@@ -224,7 +224,8 @@ private:
     const int n_outputs = network.n_outputs(), n_targets = network.n_targets();
     const std::int64_t row = chunk.first + i;
     for (int k = 0; k < n_outputs; ++k) z[k] = units[last].z.get(i, k);
-    activate_outputs(i, z, [](auto activation, Number argument, Number& output) { output = activation.value(argument); });
+    activate_outputs(i, z,
+                     [](auto activation, Number argument, Number& output) { output = activation.value(argument); });
     for (int k = 0; k < n_targets; ++k)
       y[k] = data.labels ? double(data.labels[row] == k) : data.y[row * n_targets + k];
     const Number weight = share(chunk, i);

@@ -143,10 +143,8 @@ void forward_row(const T* M, std::ptrdiff_t ldm, const T* b, const T* x, int n_i
   // Lanes beyond the end of a row take what follows it and stay unused. What follows the last rows may be none of ours.
   const int last = beyond ? smaller(n_in, int(beyond / ldm) + 1) : 0;
   for (int j = 0; j < n_out; j += W) store(out + j, b ? load_first(b + j, n_out - j) : splat<Vec<T>>(T(0)));
-  for_register_tiles<most>(registers, [&](int first, int count) {
-    with_row_count<most>(count, [&](auto vectors) {
-      add_row_times_columns<vectors.value>(M + first * W, ldm, x, n_in - last, out + first * W);
-    });
+  RegisterTiles<most>(registers).for_each([&](int first, auto vectors) {
+    add_row_times_columns<vectors.value>(M + first * W, ldm, x, n_in - last, out + first * W);
   });
   for (int k = n_in - last; k < n_in; ++k)
     for (int j = 0; j < n_out; j += W)

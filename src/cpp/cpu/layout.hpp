@@ -59,16 +59,21 @@ template <class T> struct Step {
     prepare(rule, t, rule.hyperparameters, weights);
     std::copy_n(weights, max_coefficients, others);
     Optimizers::visit(rule.optimizer, [&](auto entry) {
-      for (std::size_t i = 0; i < std::size(entry.hyperparameters); ++i)
-        if (entry.hyperparameters[i].name == std::string_view("weight_decay")) {
-          std::vector<double> without = rule.hyperparameters;
-          without[i] = 0;
-          prepare(rule, t, without, others);
-        }
+      constexpr int decay = position_of_decay<decltype(entry)>();
+      if constexpr (decay >= 0) {
+        std::vector<double> without = rule.hyperparameters;
+        without[decay] = 0;
+        prepare(rule, t, without, others);
+      }
     });
   }
 
 private:
+  template <class Entry> static constexpr int position_of_decay() { // -1: it has none
+    for (int i = 0; i < int(std::size(Entry::hyperparameters)); ++i)
+      if (Entry::hyperparameters[i].name == std::string_view("weight_decay")) return i;
+    return -1;
+  }
   static void prepare(const Rule& rule, long long t, const std::vector<double>& hyperparameters, T* c) {
     double wide[max_coefficients] = {};
     Optimizers::visit(rule.optimizer,

@@ -17,6 +17,24 @@ FASTMLP_INLINE std::int64_t row_number(const std::int64_t* rows, std::int64_t fi
   return rows ? rows[first + i] : first + i;
 }
 
+// The last `rest` features of rows of k, in registers that begin with earlier ones: those come out the same once more.
+template <int width, class T>
+FASTMLP_INLINE void gather_rest(const T* const* x, int k, int rest, T* panel, T* columns) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  const Vec<T> zero = rounded(splat<Vec<T>>(T(0))); // unknown: no call of memset for so little
+  FASTMLP_UNROLL
+  for (int i = 0; i < r; ++i) {
+    for (int j = 0; j < width; j += W) store(columns + i * r + j, load(x[i] + k - width + j));
+    if (width < r) store(columns + i * r + W, zero);
+  }
+  T* const first = panel + (rest - width) * r;
+  for (int j = 0; j < width; j += W)
+    for (int i = 0; i < r; i += W) transpose_lanes(columns + i * r + j, r, first + j * r + i, r);
+  for (int j = rest * r; j < r * r; j += W) store(panel + j, zero);
+  for (int j = 0; j < width; j += W)
+    for (int i = 0; i < r; i += W) transpose_lanes(panel + j * r + i, r, columns + i * r + j, r);
+}
+
 // Block by block of R features, so that all that is written lies together; the rows of the next panel are fetched from
 // memory meanwhile: shuffled rows are where no hardware expects them. `columns` may be null.
 template <class T>
@@ -42,17 +60,9 @@ void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_
         store(columns + i * r, load(x[i] + f));
         store(columns + i * r + W, load(x[i] + f + W));
       }
-    } else if (k >= r) { // the last r features; in a panel it is easy to leave out those that are there already
-      T turned[r * r];
-      for (int i = 0; i < r; ++i) {
-        store(columns + i * r, load(x[i] + k - r));
-        store(columns + i * r + W, load(x[i] + k - W));
-      }
-      transpose_block(columns, turned);
-      for (int j = 0; j < r * r; j += W)
-        store(panel + j, j < rest * r ? load(turned + (r - rest) * r + j) : splat<Vec<T>>(T(0)));
-      transpose_block(panel, columns);
-      return;
+    } else if (k >= r) {
+      if (rest <= W) return gather_rest<W>(x, k, rest, panel, columns);
+      return gather_rest<r>(x, k, rest, panel, columns);
     } else {
       for (int i = 0; i < r; ++i)
         for (int j = 0; j < r; ++j) columns[i * r + j] = j < rest ? x[i][f + j] : T(0);
@@ -66,11 +76,11 @@ FASTMLP_INLINE constexpr int smaller(int a, int b) { return a < b ? a : b; } // 
 // --- products -------------------------------------------------------------------------------------------------------
 
 // C[m][R] (+)= sum_d M[m][d] P[d][R]: the one micro-kernel. `continues`: start from C, else from the bias or 0.
-// `transposed`: M[d][m] is stored instead. `finish(m, half, sums)` takes the sums from their registers if it is not
-// null.
+// `transposed`: M[d][m] is stored instead. If they are the `last`, `finish(i, sums)` takes the sums from their
+// registers.
 template <bool transposed, int m_rows, class T, class Finish>
 FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T* P, T* C, bool continues, const T* bias,
-                             const Finish* finish) {
+                             bool last, const Finish finish) {
   constexpr int W = lane_count<T>, r = R<T>;
   Vec<T> acc[m_rows][2];
   FASTMLP_UNROLL
@@ -89,11 +99,11 @@ FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T*
     }
   }
   if constexpr (Finish::in_registers) {
-    if (finish) {
+    if (last) {
       FASTMLP_UNROLL
       for (int m = 0; m < m_rows; ++m) {
-        (*finish)(m* r, acc[m][0]);
-        (*finish)(m* r + W, acc[m][1]);
+        finish(m * r, acc[m][0]);
+        finish(m * r + W, acc[m][1]);
       }
       return;
     }
@@ -104,8 +114,8 @@ FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T*
     store(C + m * r + W, acc[m][1]);
   }
   if constexpr (!Finish::in_registers)
-    if (finish)
-      for (int i = 0; i < m_rows * r; i += W) (*finish)(i, load(C + i));
+    if (last)
+      for (int i = 0; i < m_rows * r; i += W) finish(i, load(C + i));
 }
 
 // Calls f(integral_constant m) for the row count m = 1 .. most.
@@ -116,15 +126,23 @@ template <int most, class F> FASTMLP_INLINE void with_row_count(int m, F&& f) {
   f(std::integral_constant<int, most>{});
 }
 
-// Splits n rows into equal tiles of at most `most`: 10 is 5 + 5, not 6 + 4.
-template <int most, class F> FASTMLP_INLINE void for_register_tiles(int n, F&& f) {
-  int tiles = (n + most - 1) / most;
-  for (int row = 0; row < n; --tiles) {
-    const int m = (n - row + tiles - 1) / tiles;
-    f(row, m);
-    row += m;
+// n rows in equal tiles of at most `most`, larger ones first: 10 is 5 + 5, not 6 + 4. A division takes longer than the
+// rest of a short tile, so that the cut is made once for all panels.
+template <int most> struct RegisterTiles {
+  int n, count, rows, larger; // the first `larger` tiles have one row more
+
+  explicit RegisterTiles(int n)
+      : n(n), count((n + most - 1) / most), rows(count ? n / count : 0), larger(n - count * rows) {}
+
+  // f(first row, integral_constant of the number of rows) for each tile.
+  template <class F> __attribute__((always_inline)) void for_each(F&& f) const {
+    int row = 0, tiles = larger ? larger : count;
+    for (int m = rows + (larger > 0); row < n; --m, tiles = count - larger)
+      with_row_count<most>(m, [&](auto n_rows) __attribute__((always_inline)) {
+        for (int i = 0; i < tiles; ++i, row += n_rows.value) f(row, n_rows);
+      });
   }
-}
+};
 
 template <class T> std::size_t scratch_size(int n_panels, int widest) {
   const std::size_t dense = std::size_t(n_panels) * row_block<T> * R<T>;
@@ -132,13 +150,20 @@ template <class T> std::size_t scratch_size(int n_panels, int widest) {
   return dense > sparse ? dense : sparse;
 }
 
-// Asks for part i of n of a region, so that the memory works while the processor multiplies.
-template <class T> FASTMLP_INLINE void prefetch(const Region<T>& region, int i, int n) {
-  constexpr int line = 64 / int(sizeof(T));
-  const int end = region.rows * (i + 1) / n;
-  for (int row = region.rows * i / n; row < end; ++row)
-    for (int column = 0; column < region.columns; column += line) prefetch(region.first + row * region.ld + column);
-}
+// Asks for a region in equal parts, so that the memory works while the processor multiplies.
+template <class T> struct Ahead {
+  const Region<T>& region;
+  const int rows_a_part;
+  int row = 0;
+
+  Ahead(const Region<T>& region, int n_parts) : region(region), rows_a_part((region.rows + n_parts - 1) / n_parts) {}
+
+  __attribute__((always_inline)) void next_part() {
+    constexpr int line = 64 / int(sizeof(T));
+    for (const int end = smaller(row + rows_a_part, region.rows); row < end; ++row)
+      for (int column = 0; column < region.columns; column += line) prefetch(region.first + row * region.ld + column);
+  }
+};
 
 // Blocked product. `Finish{p, at}(i, sums)` takes finished sums, to be stored i from `at` in the output panels.
 template <bool transposed, class Finish, class T> FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch) {
@@ -156,20 +181,17 @@ template <bool transposed, class Finish, class T> FASTMLP_INLINE void product(co
       const Region<T> next = !last                          ? block_of(row, depth + chunk)
                              : row + row_block<T> < p.n_out ? block_of(row + row_block<T>, 0)
                                                             : p.next;
-      const int n_tiles = (n + register_rows - 1) / register_rows * p.n_panels;
-      int number = 0;
+      const RegisterTiles<register_rows> tiles(n);
+      Ahead<T> ahead(next, tiles.count * p.n_panels);
       for (int panel = 0; panel < p.n_panels; ++panel) {
         const T* in = p.in + panel * p.in_stride + std::ptrdiff_t(depth) * r;
         T* C = scratch + std::ptrdiff_t(panel) * row_block<T> * r;
-        for_register_tiles<register_rows>(n, [&](int tile, int m) {
+        tiles.for_each([&](int tile, auto rows) __attribute__((always_inline)) {
           const T* M = transposed ? block.first + tile : block.first + tile * p.ldm;
           const T* bias = p.bias ? p.bias + row + tile : nullptr;
-          prefetch(next, number++, n_tiles);
-          const Finish finish{p, panel * p.out_stride + (row + tile) * std::ptrdiff_t(r)};
-          with_row_count<register_rows>(m, [&](auto rows) {
-            multiply<transposed, rows.value>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias,
-                                             last ? &finish : nullptr);
-          });
+          ahead.next_part();
+          const Finish finish(p, panel * p.out_stride + (row + tile) * std::ptrdiff_t(r));
+          multiply<transposed, rows.value>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias, last, finish);
         });
       }
     }
@@ -179,34 +201,33 @@ template <bool transposed, class Finish, class T> FASTMLP_INLINE void product(co
 // Pre-activations through the activation, to the output panel.
 template <class A, class T> struct Activate {
   static constexpr bool in_registers = is_cheap<A>; // the code of others is too long to repeat for each register
-  const PanelProduct<T>& p;
-  std::ptrdiff_t at;
+  T *out, *z;
+  Activate(const PanelProduct<T>& p, std::ptrdiff_t at) : out(p.out + at), z(p.z ? p.z + at : nullptr) {}
   __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
     if constexpr (!A::slope_from_output)
-      if (p.z) store(p.z + at + i, sums);
-    store(p.out + at + i, A::value(sums));
+      if (z) store(z + i, sums);
+    store(out + i, A::value(sums));
   }
 };
 
 // Sums of deltas times the slope, in place of the activation.
 template <class A, class T> struct Differentiate {
   static constexpr bool in_registers = A::slope_from_output;
-  const PanelProduct<T>& p;
-  std::ptrdiff_t at;
+  T *out, *z;
+  Differentiate(const PanelProduct<T>& p, std::ptrdiff_t at) : out(p.out + at), z(p.z ? p.z + at : nullptr) {}
   __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
-    const Vec<T> value = load(p.out + at + i), z = p.z ? load(p.z + at + i) : value;
-    store(p.out + at + i, sums * A::slope(z, value));
+    const Vec<T> value = load(out + i), input = z ? load(z + i) : value;
+    store(out + i, sums * A::slope(input, value));
   }
 };
 
 // Sums on top of other panels.
 template <class T> struct Add {
   static constexpr bool in_registers = true;
-  const PanelProduct<T>& p;
-  std::ptrdiff_t at;
-  __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
-    store(p.out + at + i, sums + load(p.addend + at + i));
-  }
+  T* out;
+  const T* addend;
+  Add(const PanelProduct<T>& p, std::ptrdiff_t at) : out(p.out + at), addend(p.addend + at) {}
+  __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const { store(out + i, sums + load(addend + i)); }
 };
 
 template <class F> FASTMLP_INLINE void with_activation(int number, F&& f) {
@@ -264,14 +285,12 @@ FASTMLP_INLINE void weight_gradient_of(const T* delta, std::ptrdiff_t delta_stri
                                        T* G) {
   constexpr int r = R<T>, chunk = 16 * r; // so many rows of one column block stay in the level-1 cache
   constexpr int most = register_rows * 2 / halves;
-  for (int row = 0; row < n_rows; row += chunk, delta += chunk / r * delta_stride, columns += chunk * r) {
-    for_register_tiles<most>(n, [&](int neuron, int m) {
-      with_row_count<most>(m, [&](auto count) {
-        weight_gradient_tile<halves, count.value>(delta + neuron * r, delta_stride, columns,
-                                                  smaller(chunk, n_rows - row), row > 0, G + neuron * r);
-      });
+  const RegisterTiles<most> tiles(n);
+  for (int row = 0; row < n_rows; row += chunk, delta += chunk / r * delta_stride, columns += chunk * r)
+    tiles.for_each([&](int neuron, auto count) __attribute__((always_inline)) {
+      weight_gradient_tile<halves, count.value>(delta + neuron * r, delta_stride, columns, smaller(chunk, n_rows - row),
+                                                row > 0, G + neuron * r);
     });
-  }
 }
 
 template <class T>
@@ -308,7 +327,7 @@ template <class T> void forward_sparse(const SparseRows<T>& X, const PanelProduc
     for (int row = 0; row < p.n_out; row += r) {
       for (int i = 0; i < r; i += W)
         for (int j = 0; j < r; j += W) transpose_lanes(scratch + i * width + row + j, width, block + j * r + i, r);
-      const Activate<decltype(activation), T> finish{p, row * std::ptrdiff_t(r)};
+      const Activate<decltype(activation), T> finish(p, row * std::ptrdiff_t(r));
       for (int i = 0; i < smaller(p.n_out - row, r) * r; i += W) finish(i, load(block + i));
     }
   });
@@ -332,19 +351,27 @@ void weight_gradient_sparse(const SparseRows<T>& X, const T* deltas, int block, 
   }
 }
 
-// Four neurons at a time, so that no sum waits for itself; panels have room for whole groups.
+// The sum of the lanes of each of as many registers as one has lanes, in the order of the lanes.
+template <class T> FASTMLP_INLINE Vec<T> sums_of_lanes(Vec<T>* v) {
+  butterfly<T>(v);
+  Vec<T> sum = v[0];
+  for (int i = 1; i < lane_count<T>; ++i) sum += v[i];
+  return sum;
+}
+
+// A register of neurons at a time; panels have room for whole ones.
 template <class T> void bias_gradient(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, T* g) {
-  constexpr int W = lane_count<T>, r = R<T>, group = 4;
-  for (int first = 0; first < n; first += group) {
-    Vec<T> sums[group];
+  constexpr int W = lane_count<T>, r = R<T>;
+  for (int first = 0; first < n; first += W) {
+    Vec<T> sums[W];
     FASTMLP_UNROLL
-    for (int i = 0; i < group; ++i) sums[i] = splat<Vec<T>>(T(0));
+    for (int i = 0; i < W; ++i) sums[i] = splat<Vec<T>>(T(0));
     const T* d = delta + first * r;
     for (int panel = 0; panel < n_panels; ++panel, d += delta_stride) {
       FASTMLP_UNROLL
-      for (int i = 0; i < group; ++i) sums[i] += load(d + i * r) + load(d + i * r + W);
+      for (int i = 0; i < W; ++i) sums[i] += load(d + i * r) + load(d + i * r + W);
     }
-    for (int i = 0; i < smaller(group, n - first); ++i) g[first + i] = sum_of_lanes<T>(sums[i]);
+    store(g + first, sums_of_lanes<T>(sums));
   }
 }
 

@@ -58,14 +58,19 @@ public:
 
   // Targets and weights of a panel of rows; rows that are missing in the last panel weigh nothing.
   void enter_targets(const Dataset<T>& data, const RowRange& rows, std::int64_t panel, T* y, T* weights) const {
-    if (data.labels) std::fill_n(y, n_targets * R, T(0));
+    const std::int64_t first = panel * R, last = rows.n - 1;
+    const auto row = [&](int i) { return rows[std::min(first + i, last)]; };
+    const int n = int(std::min<std::int64_t>(R, rows.n - first));
+    for (int i = 0; i < n; ++i) weights[i] = data.sample_weight ? data.sample_weight[row(i)] : T(1);
+    std::fill_n(weights + n, R - n, T(0));
+    if (data.labels) {
+      std::fill_n(y, n_targets * R, T(0));
+      for (int i = 0; i < R; ++i) y[data.labels[row(i)] * R + i] = T(1);
+      return;
+    }
     for (int i = 0; i < R; ++i) {
-      const std::int64_t in_batch = panel * R + i, row = rows[std::min(in_batch, rows.n - 1)];
-      weights[i] = in_batch >= rows.n ? T(0) : data.sample_weight ? data.sample_weight[row] : T(1);
-      if (data.labels)
-        y[data.labels[row] * R + i] = T(1);
-      else
-        for (int k = 0; k < n_targets; ++k) y[k * R + i] = data.y[row * n_targets + k];
+      const T* targets = data.y + row(i) * n_targets;
+      for (int k = 0; k < n_targets; ++k) y[k * R + i] = targets[k];
     }
   }
 

@@ -22,7 +22,7 @@ template <class T> using Vec = typename Vector<T>::type;
 template <class T> constexpr int lane_count = FASTMLP_VECTOR_BYTES / int(sizeof(T));
 template <class T> constexpr int R = 2 * lane_count<T>;
 constexpr int register_rows = FASTMLP_ACCUMULATORS;
-template <class T> constexpr int tile_rows = lane_count<T> <= 8 ? 24 : 48;
+template <class T> constexpr int tile_rows = 48;
 
 // Blocking: an input chunk of depth_chunk features stays in the level-1 cache, a block of weights in level 2.
 // Transposed weights take a whole cache line for the few of them that a register tile reads: shorter chunks.

@@ -131,7 +131,9 @@ template <class F> void parallel(int n_threads, F&& body, bool tells = true) {
 
 // Where this thread's part of `total` items begins, or that of the thread `offset` after it.
 inline std::int64_t part(std::int64_t total, const Team& team, int offset = 0) {
-  return total * (team.thread + offset) / team.threads;
+  const int cut = team.thread + offset;
+  if (cut == 0 || cut == team.threads) return cut ? total : 0; // small networks notice the division
+  return total * cut / team.threads;
 }
 
 // Numbers below 1e-38 (float) are flushed to 0 while this lives: a dead unit's Adam moments decay into them, and

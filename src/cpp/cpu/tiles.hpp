@@ -82,6 +82,7 @@ public:
         for (int column = 0; column < p.columns; column += R) list.push_back({i, row, n, column});
       }
     }
+    place();
     squares.resize(list.size());
     gradient_squares.resize(list.size());
     gradient_starts.assign(1, 0);
@@ -96,9 +97,11 @@ public:
     slots = lent;
     constexpr std::ptrdiff_t few = 1 << 15; // parameters: above, slots are used where they lie
     padded = PaddedSlots<T>();
-    if (propagation.network.n_parameters > few) return;
-    padded = PaddedSlots<T>(parameters, R, slots.size());
-    padded.read(parameters, slots);
+    if (propagation.network.n_parameters <= few) {
+      padded = PaddedSlots<T>(parameters, R, slots.size());
+      padded.read(parameters, slots);
+    }
+    place();
   }
   void give_back() {
     if (padded) padded.write(parameters, slots);
@@ -106,8 +109,7 @@ public:
 
   // Swaps all weights and biases with the last slot.
   void exchange_last_slot() {
-    for (const Tile& tile : list) {
-      const UpdateTile<T> u = update_tile(tile);
+    for (const UpdateTile<T>& u : places) {
       for (int row = 0; row < u.n; ++row) {
         T* w = u.w + row * u.ldw;
         std::swap_ranges(w, w + u.n_columns, u.slots[slots.size() - 1] + row * u.ld_slots);
@@ -132,7 +134,9 @@ public:
 
   // Where this thread's share begins, or that of the thread `offset` after it: equal parts of the work.
   std::size_t first(const Team& team, int offset = 0) const {
-    const double before = work.back() * (team.thread + offset) / team.threads;
+    const int cut = team.thread + offset;
+    if (cut == 0 || cut == team.threads) return cut ? list.size() : 0;
+    const double before = work.back() * cut / team.threads;
     return std::size_t(std::lower_bound(work.begin(), work.end(), before) - work.begin());
   }
 
@@ -181,14 +185,14 @@ public:
   // G = (G + alpha w) * scale; only matrices are penalised.
   void finish_gradient(std::size_t i, double alpha, double scale, T* G) {
     const bool penalised = parameter_of(list[i]).is_matrix();
-    const double sum = kernels.finish_gradient(penalised ? T(alpha) : T(0), T(scale), G, update_tile(list[i]));
+    const double sum = kernels.finish_gradient(penalised ? T(alpha) : T(0), T(scale), G, places[i]);
     squares[i] = penalised ? sum : 0;
   }
 
   // The same, and notes the squares of G.
   void keep_gradient(std::size_t i, double alpha, double scale, T* G) {
     finish_gradient(i, alpha, scale, G);
-    const UpdateTile<T> u = update_tile(list[i]);
+    const UpdateTile<T>& u = places[i];
     double lanes[8] = {};
     for (int row = 0; row < u.n; ++row)
       for (int j = 0; j < u.n_columns; ++j) lanes[j % 8] += double(G[row * R + j]) * double(G[row * R + j]);
@@ -207,7 +211,7 @@ public:
     const bool decays = p.is_matrix();
     const UpdateRule<T> rule{decays ? step.weights : step.others, decays ? T(alpha) : T(0), T(scale), step.clip_value,
                              step.ema_decay};
-    const double sum = kernels.update(step.optimizer, rule, G, update_tile(tile));
+    const double sum = kernels.update(step.optimizer, rule, G, places[i]);
     squares[i] = decays ? sum : 0;
     const Layer<T>& layer = layers[p.layer];
     if (p.role == Parameter<T>::weights && layer.wt.data())
@@ -217,7 +221,7 @@ public:
 
   void prefetch(std::size_t i) const {
     if (padded || i >= list.size()) return; // small networks are in the cache
-    const UpdateTile<T> u = update_tile(list[i]);
+    const UpdateTile<T>& u = places[i];
     for (int row = 0; row < u.n; ++row) {
       __builtin_prefetch(u.w + row * u.ldw, 1);
       for (std::size_t s = 0; s < slots.size(); ++s) __builtin_prefetch(u.slots[s] + row * u.ld_slots, 1);
@@ -233,6 +237,11 @@ public:
 
 private:
   int columns_of(const Tile& tile) const { return std::min(R, parameters[tile.parameter].columns - tile.column); }
+
+  void place() {
+    places.clear();
+    for (const Tile& tile : list) places.push_back(update_tile(tile));
+  }
 
   UpdateTile<T> update_tile(const Tile& tile) const {
     const Parameter<T>& p = parameters[tile.parameter];
@@ -261,8 +270,9 @@ private:
   const std::vector<Parameter<T>>& parameters;
   const int R, most_rows; // neurons in a tile at most
   std::vector<Tile> list;
-  std::vector<double> work;    // of the tiles up to each one
-  std::vector<double> squares; // of each tile's weights
+  std::vector<UpdateTile<T>> places; // of the weights and slots of each tile
+  std::vector<double> work;          // of the tiles up to each one
+  std::vector<double> squares;       // of each tile's weights
   std::vector<double> gradient_squares;
   std::vector<std::size_t> gradient_starts;
   std::vector<T*> slots; // lent

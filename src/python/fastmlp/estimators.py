@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from inspect import signature
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -356,9 +356,10 @@ class BaseMLP(
 
     def _loss_and_activation(self) -> tuple[str, str]:
         """The core's loss and the activation before it; a custom loss is that of its output activation to the core."""
-        return loss_and_activation(
-            self.loss if isinstance(self.loss, str) else self._default_loss, self.out_activation_
-        )
+        return loss_and_activation(self._loss_by_name(), self.out_activation_)
+
+    def _loss_by_name(self) -> str:
+        return self.loss if isinstance(self.loss, str) else self._default_loss
 
     def _core_loss(self) -> str:
         """Name of the loss that owns ``out_activation_``: ``loss``, or its sibling for two classes and for labels."""
@@ -368,9 +369,11 @@ class BaseMLP(
         return loss_numbers(self._core_loss(), self.loss_parameters)
 
     def _network(self, sizes: list[int]) -> _core.Network:
+        plain = self.normalization is None and not self.residual and self.dropout == self.input_dropout == 0
+        if plain and self.loss_parameters is None and isinstance(self.activation, str):  # a row must not wait for more
+            return _plain_network(tuple(sizes), self.activation, self._loss_by_name(), self.out_activation_)
         n_hidden = len(sizes) - 2
         loss_parameters = tuple((name, tuple(np.ravel(v))) for name, v in self._core_loss_parameters().items())
-        plain = self.normalization is None and not self.residual and self.dropout == self.input_dropout == 0
         extras: tuple[Any, ...] = ()
         if not plain:
             dropout = [float(self.input_dropout), *hidden_dropout(self.dropout, n_hidden)]
@@ -406,6 +409,14 @@ class BaseMLP(
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = [self.dtype] if self.dtype else ["float64", "float32"]
         return tags
+
+
+@lru_cache(maxsize=256)
+def _plain_network(sizes: tuple[int, ...], activation: str, loss: str, out_activation: str) -> _core.Network:
+    """Return the network of hidden layers that are all alike and do no more than their activation."""
+    core_loss, output = loss_and_activation(loss, out_activation)
+    extras: tuple[Any, ...] = () if output == "identity" else ((), (), False, output)
+    return network_of(sizes, tuple(hidden_activations(activation, len(sizes) - 2)), core_loss, (), *extras)
 
 
 @cache

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fastmlp import _core, schedules
+from fastmlp import _core
 from fastmlp._losses import OUTPUT_ACTIVATIONS
 from fastmlp._parameters import array_shapes, cut
 from fastmlp._validation import NORMALIZATIONS, name_among, unit_counts
@@ -207,6 +207,8 @@ def encode(value: Any, name: str) -> Any:
         items = [[encode(key, name), encode(item, name)] for key, item in value.items()]
         if not any(isinstance(key, list | dict) for key, _ in items):
             return {"items": items}
+    from fastmlp import schedules  # here and in `decode` only: most models have none, and to load them must be quick
+
     if type(value) in schedules.KINDS:
         return {"schedule": type(value).__name__, **{field: encode(part, name) for field, part in vars(value).items()}}
     raise ValueError(
@@ -232,6 +234,8 @@ def decode(value: Any) -> Any:
     if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
         return float(value["float"])
     if "schedule" in value:
+        from fastmlp import schedules
+
         return schedules.build(value["schedule"], {k: decode(part) for k, part in value.items() if k != "schedule"})
     raise ValueError(
         "objects in parameters must be {'tuple': [...]}, {'dict': {...}}, {'items': [[key, value], ...]}, "
