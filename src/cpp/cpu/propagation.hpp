@@ -6,6 +6,7 @@
 namespace fastmlp {
 
 constexpr int panels_per_block = 8; // weights are read once for so many panels
+constexpr std::ptrdiff_t few_parameters = 1 << 15; // so many, with what an optimizer keeps, are in the level-2 cache
 
 // Consecutive panels of a batch, and the thread's room for products.
 template <class T> struct Block {
@@ -101,7 +102,7 @@ public:
     PanelProduct<T> product{};
     product.M = above.w;
     product.ldm = above.ldw;
-    if (l > 1) product.next = {below.w, below.ldw, std::min(below.n_out, soon), std::min(below.n_in, soon)};
+    if (l > 1) product.next = start_of(below);
     set_panels(space, l + 1, l, block, product);
     product.n_in = above.n_out;
     product.n_out = above.n_in;
@@ -240,10 +241,7 @@ private:
     PanelProduct<T> product{};
     product.M = layer.w;
     product.ldm = layer.ldw;
-    if (l + 1 < int(layers.size())) {
-      const Layer<T>& above = layers[l + 1];
-      product.next = {above.w, above.ldw, std::min(above.n_out, soon), std::min(above.n_in, soon)};
-    }
+    if (l + 1 < int(layers.size())) product.next = start_of(layers[l + 1]);
     product.bias = layer.b;
     set_panels(space, l, l + 1, block, product);
     product.n_in = layer.n_in;
@@ -312,7 +310,12 @@ private:
     kernels.backward(product, block.scratch);
   }
 
-  static constexpr int soon = 128; // rows and columns of the next weights that are fetched ahead
+  // The weights that the next product begins with, to be fetched ahead; small networks are in the cache.
+  Region<T> start_of(const Layer<T>& layer) const {
+    constexpr int most = 128;
+    if (network.n_parameters <= few_parameters) return {};
+    return {layer.w, layer.ldw, std::min(layer.n_out, most), std::min(layer.n_in, most)};
+  }
 
   const int R, n_targets;
   AlignedPieces<T> memory; // of the parameters

@@ -95,9 +95,8 @@ public:
 
   void lend(const std::vector<T*>& lent) {
     slots = lent;
-    constexpr std::ptrdiff_t few = 1 << 15; // parameters: above, slots are used where they lie
     padded = PaddedSlots<T>();
-    if (propagation.network.n_parameters <= few) {
+    if (propagation.network.n_parameters <= few_parameters) { // above, slots are used where they lie
       padded = PaddedSlots<T>(parameters, R, slots.size());
       padded.read(parameters, slots);
     }
