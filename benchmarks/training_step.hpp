@@ -198,9 +198,14 @@ private:
     const std::int64_t n_rows = (last - row + n_tiles - 1) / n_tiles;
     tiles.for_each_of(team, [&](std::size_t at, const Tile& tile) {
       tiles.prefetch(at + 1);
-      for (const std::int64_t stop = std::min(row + n_rows, last); row < stop; ++row)
+      for (const std::int64_t stop = std::min(row + n_rows, last); row < stop; ++row) {
+        if (state.data.set.labels)
+          __builtin_prefetch(state.data.set.labels + next[row]);
+        else
+          __builtin_prefetch(state.data.set.y + next[row]);
         for (int column = 0; column < network.n_inputs(); column += 16)
-          __builtin_prefetch(state.data.X.data() + next[row] * network.n_inputs() + column, 0, 2);
+          __builtin_prefetch(state.data.X.data() + next[row] * network.n_inputs() + column);
+      }
       lap(ahead);
       tiles.gradient(space, batch_size, tile, own);
       const Parameter<T>& parameter = tiles.parameter_of(tile);

@@ -230,15 +230,18 @@ private:
     team.barrier();
   }
 
-  // Rows that will be gathered soon.
+  // Rows that will be gathered soon, and their targets.
   void prefetch(const Batch<T>& batch, std::int64_t first, std::int64_t end) const {
     const Matrix<T>& X = batch.data.X;
     constexpr int line = 64 / int(sizeof(T));
     for (std::int64_t row = first; row < end; ++row) {
-      const T* x = X.data + batch.rows[row] * X.stride;
-      if (batch.data.y) __builtin_prefetch(batch.data.y + batch.rows[row] * network.n_targets());
-      if (batch.data.labels) __builtin_prefetch(batch.data.labels + batch.rows[row]);
-      for (int column = 0; column < X.n_columns; column += line) __builtin_prefetch(x + column, 0, 3);
+      const std::int64_t number = batch.rows[row];
+      if (batch.data.labels)
+        __builtin_prefetch(batch.data.labels + number);
+      else
+        __builtin_prefetch(batch.data.y + number * network.n_targets());
+      const T* x = X.data + number * X.stride;
+      for (int column = 0; column < X.n_columns; column += line) __builtin_prefetch(x + column);
     }
   }
 
