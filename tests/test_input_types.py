@@ -238,7 +238,7 @@ def test_feature_names(frame):
     with pytest.raises(ValueError, match=r"feature names should match(.|\n)*same order"):
         model.predict(frame[NAMES[::-1]])
     with pytest.raises(ValueError, match=r"feature names should match(.|\n)*seen at fit time, yet now missing"):
-        model.partial_fit(frame[NAMES[1:]], LABELS)
+        model.set_params(early_stopping=False).partial_fit(frame[NAMES[1:]], LABELS)
 
 
 def test_names_are_forgotten_when_fitted_without():
