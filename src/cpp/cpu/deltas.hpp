@@ -93,9 +93,7 @@ public:
 private:
   void enter(const Batch<T>& batch, const Block<T>& block) {
     for (int panel = block.first; panel < block.first + block.count; ++panel) {
-      propagation.enter_targets(batch.data, batch.rows, panel,
-                                space.targets.data() + std::ptrdiff_t(panel) * network.n_targets() * R,
-                                space.weights.data() + panel * R);
+      propagation.enter_targets(space, batch.data, batch.rows, panel);
       propagation.enter(space, batch.data.X, batch.rows, panel, panel, block);
     }
     if (!needs_all_rows()) return;

@@ -75,6 +75,11 @@ public:
     }
   }
 
+  void enter_targets(Workspace<T>& space, const Dataset<T>& data, const RowRange& rows, int panel) const {
+    enter_targets(data, rows, panel, space.targets.data() + std::ptrdiff_t(panel) * n_targets * R,
+                  space.weights.data() + panel * R);
+  }
+
   // Sums of layer l + 1 from the units of l, and its activations unless there is more to do: see `activate`.
   void forward(Workspace<T>& space, int l, const Block<T>& block) const {
     const Layer<T>& layer = layers[l];
