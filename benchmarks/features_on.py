@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from libraries import BETA_1, BETA_2, EPSILON, RATE, Training
+from libraries import BETA_1, BETA_2, EPSILON, RATE, JaxTraining, Training
 from workloads import Workload, shuffles
 
 DROPOUT, DECAY, EMA = 0.1, 0.01, 0.99
@@ -128,23 +128,12 @@ class TorchFeatures(Training):
         return answer
 
 
-class JaxFeatures(Training):
-    """JAX: one compiled call an epoch, a scan over its batches."""
+class JaxFeatures(JaxTraining):
+    """JAX: one compiled call an epoch, as without it."""
 
     def __init__(self, workload: Workload) -> None:
-        import jax
-
         super().__init__(workload)
-        self.jax = jax
-        n_full = workload.n_rows // workload.batch_size * workload.batch_size
-        self.orders = [
-            (jax.numpy.asarray(order[:n_full].reshape(-1, workload.batch_size)), jax.numpy.asarray(order[n_full:]))
-            for order in shuffles(workload).astype(np.int32)
-        ]
         self.n_steps = workload.n_epochs * -(-workload.n_rows // workload.batch_size)
-        self.arrays = jax.numpy.asarray(self.X), jax.numpy.asarray(self.y.astype(np.int32))
-        self.epoch = jax.jit(self._epoch, donate_argnums=0)
-        self.answer = jax.jit(lambda parameters, X: jax.nn.softmax(self._sums(parameters, X, None)))
 
     def restart(self) -> None:
         jax, jnp = self.jax, self.jax.numpy
@@ -156,13 +145,11 @@ class JaxFeatures(Training):
         state = parameters, *zeros, average, jnp.zeros(()), jax.random.key(0)
         self.state = jax.block_until_ready(state)
 
-    def fit(self) -> None:
-        for batches, rest in self.orders:
-            self.state = self.epoch(self.state, *self.arrays, batches, rest)
-        self.jax.block_until_ready(self.state)
-
     def outputs(self, X: np.ndarray) -> np.ndarray:
         return np.asarray(self.answer(self.state[3], X))
+
+    def _answer(self, parameters: Any, X: Any) -> Any:
+        return self.jax.nn.softmax(self._sums(parameters, X, None))
 
     def _hidden(self, z: Any, norm: Any, key: Any) -> Any:
         jnp = self.jax.numpy
@@ -181,7 +168,7 @@ class JaxFeatures(Training):
         z = a @ second[0] + second[1] + z
         return self._hidden(z, parameters["norms"][1], keys[1]) @ last[0] + last[1]
 
-    def _loss(self, parameters: Any, X: Any, y: Any, key: Any) -> Any:
+    def _dropped_loss(self, parameters: Any, X: Any, y: Any, key: Any) -> Any:
         jnp, z = self.jax.numpy, self._sums(parameters, X, key)
         return jnp.mean(self.jax.nn.logsumexp(z, axis=1) - jnp.take_along_axis(z, y[:, None], axis=1)[:, 0])
 
@@ -189,7 +176,7 @@ class JaxFeatures(Training):
         jnp, tree = self.jax.numpy, self.jax.tree
         parameters, means, squares, average, t, key = state
         key, own = self.jax.random.split(key)
-        gradients = self.jax.grad(self._loss)(parameters, X[rows], y[rows], own)
+        gradients = self.jax.grad(self._dropped_loss)(parameters, X[rows], y[rows], own)
         rate = RATE * (1 + jnp.cos(jnp.pi * t / self.n_steps)) / 2
         t = t + 1
         correction = jnp.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
@@ -203,10 +190,6 @@ class JaxFeatures(Training):
         parameters = tree.map(update, parameters, means, squares)
         average = tree.map(lambda a, p: EMA * a + (1 - EMA) * p, average, parameters)
         return parameters, means, squares, average, t, key
-
-    def _epoch(self, state: Any, X: Any, y: Any, batches: Any, rest: Any) -> Any:
-        state, _ = self.jax.lax.scan(lambda state, rows: (self._step(state, X, y, rows), None), state, batches)
-        return self._step(state, X, y, rest) if rest.size else state
 
 
 TRAININGS: dict[str, tuple[str, type[Training]]] = {

@@ -142,8 +142,20 @@ def test_bad_validation_data(data, message):
 
 
 def test_lbfgs_refuses_to_watch():
+    model = MLPClassifier(**SETTINGS, solver="lbfgs", early_stopping=True)
     with pytest.raises(ValueError, match="X_val needs a solver"):
-        MLPClassifier(**SETTINGS, solver="lbfgs").fit(X_train, y_train, X_val=X_val, y_val=y_val)
+        model.fit(X_train, y_train, X_val=X_val, y_val=y_val)
+    with pytest.raises(ValueError, match="groups are for the splitter"):
+        model.fit(X_train, y_train, groups=y_train)
+
+
+@pytest.mark.parametrize("fraction", [np.float32(0.25), np.float64(0.25)])
+def test_a_share_may_be_any_real_number(fraction):
+    settings = {**SETTINGS, "early_stopping": True}
+    same(
+        MLPClassifier(**settings, validation_fraction=fraction).fit(X, names),
+        MLPClassifier(**settings, validation_fraction=0.25).fit(X, names),
+    )
 
 
 # --- splitters -------------------------------------------------------------------------------------------------------

@@ -87,19 +87,17 @@ public:
     for (std::int64_t first = 0; first < n; first += max_rows) {
       const std::int64_t count = std::min(max_rows, n - first);
       forward(X, rows, first, count, layer);
-      T* result = out + first * width;
-      std::copy_n(units[layer].data(), count * width, result);
-      if (layer == network.n_layers())
-        for (std::int64_t i = 0; i < count; ++i) kernels.link_row(network.row_loss(), result + i * width);
+      write_units(layer, count, out + first * width);
     }
   }
 
   double evaluate(const Dataset<T>& data, const std::int64_t* rows, std::int64_t n, T* out) override {
-    predict(nullptr, data.X, rows, n, network.n_layers(), out);
+    const FlushDenormals mode;
     double loss = 0;
     for (std::int64_t first = 0; first < n; first += max_rows) {
       const std::int64_t count = std::min(max_rows, n - first);
       forward(data.X, rows, first, count, network.n_layers());
+      write_units(network.n_layers(), count, out + first * network.n_outputs());
       std::vector<T> delta(units.back());
       loss += loss_and_deltas(data, rows, first, count, delta);
     }
@@ -161,6 +159,14 @@ private:
       kernels.apply_activation(network.activations[l], z.data(), std::ptrdiff_t(z.size()), z.data(),
                                slopes[l + 1].data());
     }
+  }
+
+  // Of the rows that went forward last, a layer, predictions for the last one.
+  void write_units(int layer, std::int64_t n, T* out) const {
+    const int width = network.sizes[layer];
+    std::copy_n(units[layer].data(), n * width, out);
+    if (layer == network.n_layers())
+      for (std::int64_t i = 0; i < n; ++i) kernels.link_row(network.row_loss(), out + i * width);
   }
 
   // Adds the gradient of the weighted loss of rows first .. first + n; returns that loss.

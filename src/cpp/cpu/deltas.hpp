@@ -119,7 +119,7 @@ private:
       T* outputs = propagation.panel_of(space, network.n_layers(), panel);
       T* gradients = activated ? propagation.spare_room(block) : outputs;
       if (batch.data.loss) {
-        outside.give(gradients, start + std::int64_t(panel) * R, rows_of(batch, panel));
+        outside.give(gradients, start + std::int64_t(panel) * R, batch.rows_of(panel));
       } else {
         if (activated) std::copy_n(outputs, std::ptrdiff_t(loss.n_outputs) * R, gradients);
         space.panel_loss[panel] =
@@ -133,11 +133,7 @@ private:
   void hand_over(const Batch<T>& batch, const Block<T>& block, std::int64_t start) {
     for (int panel = block.first; panel < block.first + block.count; ++panel)
       outside.take(propagation.panel_of(space, network.n_layers(), panel), start + std::int64_t(panel) * R,
-                   rows_of(batch, panel));
-  }
-
-  int rows_of(const Batch<T>& batch, int panel) const {
-    return int(std::min<std::int64_t>(R, batch.rows.n - std::int64_t(panel) * R));
+                   batch.rows_of(panel));
   }
 
   // From the deltas of layer `from` to those of layer `to`, or of the first.

@@ -13,13 +13,14 @@ namespace fastmlp {
 template <class T> struct Batch {
   const Dataset<T>& data;
   RowRange rows;
-  int n_panels;
+  int R, n_panels;
   double weight; // sum of the rows' weights
 
-  Batch(const Dataset<T>& data, const RowRange& rows, int n_panels, double weight)
-      : data(data), rows(rows), n_panels(n_panels), weight(weight) {}
   Batch(const Dataset<T>& data, const RowRange& rows, int R)
-      : Batch(data, rows, int((rows.n + R - 1) / R), sum_of_weights(data, rows.numbers, rows.first, rows.n)) {}
+      : data(data), rows(rows), R(R), n_panels(int((rows.n + R - 1) / R)),
+        weight(sum_of_weights(data, rows.numbers, rows.first, rows.n)) {}
+
+  int rows_of(std::int64_t panel) const { return int(std::min<std::int64_t>(R, rows.n - panel * R)); }
 };
 
 template <class T> class OutsideLoss {

@@ -121,11 +121,10 @@ template <class T> struct PanelPrediction {
 
   // The same for the rows of a dataset; returns their weighted mean loss, 0 if the weights sum to 0.
   double evaluate(const Dataset<T>& data, const RowRange& rows, int most_threads, T* out) const {
-    const double weight = sum_of_weights(data, rows.numbers, rows.first, rows.n);
-    if (data.loss) return evaluate_outside(data, rows, weight, most_threads, out);
-    const int R = propagation.kernels.rows;
-    const std::ptrdiff_t n_targets = network.n_targets(), n_outputs = network.n_outputs();
-    std::vector<double> losses(std::size_t((rows.n + R - 1) / R)); // of panels, so that their sum has one order
+    const Batch<T> batch(data, rows, propagation.kernels.rows);
+    if (data.loss) return evaluate_outside(batch, most_threads, out);
+    const std::ptrdiff_t R = batch.R, n_targets = network.n_targets(), n_outputs = network.n_outputs();
+    std::vector<double> losses(std::size_t(batch.n_panels)); // of panels, so that their sum has one order
     const auto all = [](std::int64_t, int) { return true; };
     run(data.X, rows, network.n_layers(), most_threads, out, all, [&](std::int64_t panel, const T* z) {
       const AlignedArray<T> memory(std::size_t((n_targets + n_outputs + 1) * R));
@@ -135,20 +134,17 @@ template <class T> struct PanelPrediction {
       losses[std::size_t(panel)] = propagation.kernels.loss(network.row_loss(), delta, y, weights);
     });
     const double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
-    return weight != 0 ? sum / weight : 0;
+    return batch.weight != 0 ? sum / batch.weight : 0;
   }
 
 private:
-  double evaluate_outside(const Dataset<T>& data, const RowRange& rows, double weight, int most_threads, T* out) const {
-    const Kernels<T>& kernels = propagation.kernels;
-    OutsideLoss<T> outside(kernels, network.n_outputs());
-    outside.prepare(rows.n);
+  double evaluate_outside(const Batch<T>& batch, int most_threads, T* out) const {
+    OutsideLoss<T> outside(propagation.kernels, network.n_outputs());
+    outside.prepare(batch.rows.n);
     const auto all = [](std::int64_t, int) { return true; };
-    run(data.X, rows, network.n_layers(), most_threads, out, all, [&](std::int64_t panel, const T* z) {
-      const std::int64_t first = panel * kernels.rows;
-      outside.take(z, first, int(std::min<std::int64_t>(kernels.rows, rows.n - first)));
-    });
-    outside.evaluate({data, rows, int((rows.n + kernels.rows - 1) / kernels.rows), weight});
+    run(batch.data.X, batch.rows, network.n_layers(), most_threads, out, all,
+        [&](std::int64_t panel, const T* z) { outside.take(z, panel * batch.R, batch.rows_of(panel)); });
+    outside.evaluate(batch);
     return outside.mean;
   }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def split_rows(
     pair.
     """
     n_rows = len(y)
-    if isinstance(fraction, float | int):
+    if isinstance(fraction, Real):
         if groups is not None:
             raise ValueError("groups needs a splitter such as GroupShuffleSplit() as validation_fraction, got a number")
         rows, validation_rows = train_test_split(

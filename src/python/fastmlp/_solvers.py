@@ -70,8 +70,6 @@ class Solvers(History):
         if not hasattr(self, "loss_curve_") or self.early_stopping != self._has_scores():
             self._start_records()
         rows = None
-        if given.groups is not None and not (self.early_stopping and held_out is None):
-            raise ValueError("groups are for the splitter of early_stopping=True, which is not used here")
         if self.early_stopping and held_out is None:
             rows, held_out = given.hold_out(self.validation_fraction, self._stratify(data.y), self._random_state)
         self._check_calibration(held_out, incremental)

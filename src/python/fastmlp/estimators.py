@@ -204,7 +204,7 @@ class BaseMLP(
             Weight of each sample in the loss and in the validation score; None means 1.
         X_val : {array-like, sparse matrix} of shape (n_val, n_features), default=None
             Data of its own to validate on after each epoch: see ``history_``. With ``early_stopping`` it takes the
-            place of rows set aside. Not used by "lbfgs".
+            place of rows set aside. "lbfgs" refuses it.
         y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
             Its targets.
         sample_weight_val : array-like of shape (n_val,), default=None
@@ -242,6 +242,8 @@ class BaseMLP(
         initialization_rules(self.initialization, len(hidden) + 1)
         loss_numbers(self.loss, self.loss_parameters)  # refuses what the loss does not know, before all work
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        if groups is not None and (self.solver == "lbfgs" or not self.early_stopping or validation[0] is not None):
+            raise ValueError("groups are for the splitter of early_stopping=True, which is not used here")
         metrics_by_name(self.eval_metric, self._score_name)
         as_callbacks(self.callbacks)
         given_X = X
