@@ -16,6 +16,7 @@ CPP, PYTHON = ROOT / "src" / "cpp", ROOT / "src" / "python" / "fastmlp"
 # A file may include only what stands above it, a module import only that; a folder is one room. The package itself,
 # `__init__`, is a front door that opens rooms on demand.
 CPP_ROOMS = [
+    "host_device",
     "vector_math",
     "dual",
     "catalog",
@@ -27,6 +28,7 @@ CPP_ROOMS = [
     "random",
     "engine",
     "cpu",
+    "cuda",
     "trainer",
     "bindings",
 ]
@@ -71,7 +73,7 @@ PYTHON_ROOMS = [
     "_digits",
     "__main__",
 ]
-CPP_FILES = sorted(path for path in CPP.rglob("*") if path.suffix in (".hpp", ".cpp"))
+CPP_FILES = sorted(path for path in CPP.rglob("*") if path.suffix in (".hpp", ".cpp", ".cuh", ".cu"))
 PYTHON_FILES = sorted(PYTHON.rglob("*.py"))
 
 # Activations as ONNX, C and PyTorch write them: an entry without a line there works, but is not exported.
