@@ -14,8 +14,8 @@ public:
 
   void operator()(const Gather& op) {
     read_rows(op.rows);
-    if (op.rows.has_labels) all(labels, false);
-    all(features, false);
+    all(op.X.buffer, false);
+    drops(op.drop);
     write(op.out, op.rows.n, op.columns);
   }
   void operator()(const Product& op) {
@@ -26,13 +26,22 @@ public:
     write(op.c, op.m, op.n);
     if (op.workspace) all(op.workspace.buffer, true);
   }
+  void operator()(const AddBias& op) {
+    update_units(op.layer.z, op.layer);
+    read(op.bias, 1, op.layer.units);
+    read_units(op.addend, op.layer);
+  }
   void operator()(const Moments& op) {
-    read_rows(op.rows);
-    read(op.layer.z, op.layer.n, op.layer.units);
+    read_rows(op.layer.rows);
+    read_weights(op.layer.rows);
+    read_units(op.layer.z, op.layer);
     write(op.layer.statistics, 2, op.layer.units);
-    update(op.running_mean, 1, op.layer.units);
-    update(op.running_variance, 1, op.layer.units);
-    all(partial_sums, true);
+    all(state, false);
+    for (const View& running : {op.running_mean, op.running_variance}) {
+      read(running, 1, op.layer.units);
+      write(running, 1, op.layer.units);
+    }
+    room(op.room);
   }
   void operator()(const UseRunning& op) {
     read(op.running_mean, 1, op.layer.units);
@@ -40,81 +49,90 @@ public:
     write(op.layer.statistics, 2, op.layer.units);
   }
   void operator()(const Activate& op) {
-    const Hidden& layer = op.layer;
-    read(layer.z, layer.n, layer.units);
-    read_scales(layer);
-    drops(layer.drop);
-    if (statistics_of(layer) == Statistics::of_units) read(layer.statistics, 2, layer.units);
-    if (statistics_of(layer) == Statistics::of_rows) write(layer.statistics, 2, layer.n);
-    write(layer.a, layer.n, layer.units);
+    read_units(op.layer.z, op.layer);
+    read(op.bias, 1, op.layer.units);
+    read_units(op.addend, op.layer);
+    read_scales(op.layer);
+    drops(op.layer.drop);
+    if (statistics_of(op.layer) == Statistics::of_rows)
+      write(op.layer.statistics, 2, op.layer.rows.n);
+    else
+      read_statistics(op.layer);
+    if (op.keeps_z) write_units(op.layer.z, op.layer);
+    write_units(op.layer.a, op.layer);
   }
   void operator()(const LossRows& op) {
     read_rows(op.rows);
+    read_weights(op.rows);
     all(op.rows.has_labels ? labels : targets, false);
-    if (op.rows.has_weights) all(row_weights, false);
-    read(op.in, op.rows.n, network.n_outputs());
-    write(op.out, op.rows.n, network.n_outputs());
+    read(op.z, op.rows.n, network.n_outputs());
+    read(op.bias, 1, network.n_outputs());
+    write(op.delta, op.rows.n, network.n_outputs());
     all(state, true);
-    all(reports, true);
-    all(partial_sums, true);
+    room(op.room);
+    room(op.partials);
   }
-  void operator()(const Slope& op) {
-    const Hidden& layer = op.layer;
-    read(op.gradient, layer.n, layer.units);
-    read(layer.z, layer.n, layer.units);
-    read(layer.a, layer.n, layer.units);
-    read_scales(layer);
-    read_statistics(layer);
-    drops(layer.drop);
-    read(op.addend, layer.n, layer.units);
-    write(op.delta, layer.n, layer.units);
+  void operator()(const LinkRows& op) {
+    read(op.z, op.rows.n, network.n_outputs());
+    read(op.bias, 1, network.n_outputs());
+    write(op.out, op.rows.n, network.n_outputs());
+    room(op.room);
   }
-  void operator()(const ScaleGradients& op) {
-    read(op.delta, op.layer.n, op.layer.units);
-    read(op.layer.z, op.layer.n, op.layer.units);
+  void operator()(const Differentiate& op) {
+    read_units(op.gradient, op.layer);
+    if (keeps_z(op.layer)) read_units(op.layer.z, op.layer);
+    read_units(op.layer.a, op.layer);
+    read_scales(op.layer);
     read_statistics(op.layer);
-    write(op.scale_gradient, 1, op.layer.units);
-    write(op.offset_gradient, 1, op.layer.units);
-    all(partial_sums, true);
+    drops(op.layer.drop);
+    read_units(op.addend, op.layer);
+    write_units(op.delta, op.layer);
+    write_units(op.operand, op.layer);
   }
-  void operator()(const Denormalize& op) {
-    const Hidden& layer = op.layer;
-    read_rows(op.rows);
-    read(layer.z, layer.n, layer.units);
-    read_scales(layer);
-    read_statistics(layer);
-    if (statistics_of(layer) == Statistics::of_units) {
-      read(op.scale_gradient, 1, layer.units);
-      read(op.offset_gradient, 1, layer.units);
-      all(state, false); // the weight of the batch
-      if (op.rows.has_weights) all(row_weights, false);
+  void operator()(const SumColumns& op) {
+    read_units(op.delta, op.layer);
+    if (op.with_z) {
+      read_units(op.layer.z, op.layer);
+      read_statistics(op.layer);
     }
-    read(op.addend, layer.n, layer.units);
-    update(op.delta, layer.n, layer.units);
+    write(op.alone, 1, op.layer.units);
+    write(op.with_z, 1, op.layer.units);
+    room(op.room);
   }
-  void operator()(const ColumnSums& op) {
-    read(op.in, op.n, op.columns);
-    write(op.out, 1, op.columns);
-    all(partial_sums, true);
+  void operator()(const ThroughNormalization& op) {
+    read_units(op.layer.z, op.layer);
+    read_scales(op.layer);
+    read_statistics(op.layer);
+    if (statistics_of(op.layer) == Statistics::of_units) {
+      read_rows(op.layer.rows);
+      read_weights(op.layer.rows);
+      all(state, false);
+      read(op.scale_gradient, 1, op.layer.units);
+      read(op.offset_gradient, 1, op.layer.units);
+    }
+    read_units(op.addend, op.layer);
+    update_units(op.delta, op.layer);
+    write_units(op.operand, op.layer);
   }
-  void operator()(const Norm& op) {
-    add({gradient, 0, op.trained, true});
-    add({gradient, 0, op.trained, false});
+  void operator()(const FinishGradient& op) {
+    update({gradient, 0, op.trained, true});
     add({parameters, 0, op.matrices, false});
     all(state, true);
-    all(partial_sums, true);
+    room(op.partials);
   }
   void operator()(const Update& op) {
     add({gradient, 0, op.trained, false});
-    add({parameters, 0, op.trained, true});
-    add({parameters, 0, op.trained, false});
-    const std::ptrdiff_t end = (op.n_slots + op.averages) * op.slot_size;
-    add({slots, 0, end, true});
-    add({slots, 0, end, false});
+    update({parameters, 0, op.trained, true});
+    update({slots, 0, (op.n_slots + op.averages) * op.slot_size, true});
+    if (op.has_shadow) add({shadow, 0, op.matrices, true});
     all(step_table, false);
     all(state, true);
     all(reports, true);
-    all(partial_sums, true);
+    room(op.partials);
+  }
+  void operator()(const Cast& op) {
+    read(op.in, op.n, op.columns);
+    write(op.out, op.n, op.columns);
   }
   void operator()(const Shadow& op) {
     add({parameters, 0, op.matrices, false});
@@ -125,9 +143,19 @@ public:
 
 private:
   static Statistics statistics_of(const Hidden& layer) { return Network::statistics_of(layer.normalization); }
+  static bool keeps_z(const Hidden& layer) {
+    bool from_output = false;
+    Activations::visit(layer.activation, [&](auto entry) { from_output = entry.slope_from_output; });
+    return !from_output;
+  }
 
   void add(const Access& access) {
     if (access.end > access.begin) found.push_back(access);
+  }
+  void update(Access access) {
+    add(access);
+    access.writes = false;
+    add(access);
   }
   void all(int buffer, bool writes) { add({buffer, 0, std::numeric_limits<std::ptrdiff_t>::max(), writes}); }
   void add(const View& view, std::ptrdiff_t rows, int columns, bool writes) {
@@ -135,14 +163,21 @@ private:
   }
   void read(const View& view, std::ptrdiff_t rows, int columns) { add(view, rows, columns, false); }
   void write(const View& view, std::ptrdiff_t rows, int columns) { add(view, rows, columns, true); }
-  void update(const View& view, std::ptrdiff_t rows, int columns) {
-    read(view, rows, columns);
-    write(view, rows, columns);
+  void read_units(const View& view, const Hidden& layer) { read(view, layer.rows.n, layer.units); }
+  void write_units(const View& view, const Hidden& layer) { write(view, layer.rows.n, layer.units); }
+  void update_units(const View& view, const Hidden& layer) {
+    read_units(view, layer);
+    write_units(view, layer);
+  }
+  void room(const View& view) {
+    if (view) all(view.buffer, true);
   }
 
   void read_rows(const Rows& rows) {
     all(state, false);
     if (rows.ordered) all(row_order, false);
+  }
+  void read_weights(const Rows& rows) {
     if (rows.has_weights) all(row_weights, false);
   }
   void read_scales(const Hidden& layer) {
@@ -150,8 +185,8 @@ private:
     read(layer.offset, 1, layer.units);
   }
   void read_statistics(const Hidden& layer) {
-    if (statistics_of(layer) != Statistics::none)
-      read(layer.statistics, 2, statistics_of(layer) == Statistics::of_rows ? layer.n : layer.units);
+    if (statistics_of(layer) == Statistics::of_rows) read(layer.statistics, 2, layer.rows.n);
+    if (statistics_of(layer) == Statistics::of_units) read(layer.statistics, 2, layer.units);
   }
   void drops(const Drop& drop) {
     if (drop.share > 0) all(state, false);

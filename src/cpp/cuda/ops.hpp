@@ -30,7 +30,6 @@ enum Buffer : int {
   gradient,    // real, likewise
   slots,       // real, likewise, one after another
   shadow,      // bfloat16: a copy of the matrices among the parameters
-  partial_sums, // byte: what blocks of a kernel hand over to the last of them
   n_shared_buffers
 };
 
@@ -65,24 +64,29 @@ struct Gather { // rows of the features to out (n, columns)
 struct Product { // c (m, n) = op(a) (m, k) op(b) (k, n) + addend + bias, then max(0, .) if `relu`
   int m, n, k;
   bool transpose_a, transpose_b;
-  View a, b, c, addend, bias;
+  View a, b, c, addend, bias; // addend: none, or c itself
   bool relu;
   Precision precision; // bf16: a and b are of bfloat16
   View workspace;      // products that share one run one after another
 };
 
-// How the sums of a layer become its units: a = dropout(activation(normalisation(z))).
+// Rows of a hidden layer: a = dropout(activation(normalisation(z))).
 struct Hidden {
-  int n, units, activation, normalization;
-  View z, a, statistics; // mean and inverse deviation: of units [2][units], of rows [2][n]
+  Rows rows;
+  int units, activation, normalization;
+  View z, a, statistics; // mean, then inverse deviation: of units [units], of rows [n]
   View scale, offset;
   Drop drop;
 };
 
-struct Moments { // statistics of units over the rows of a batch, and their running averages
-  Rows rows;
+struct AddBias { // z += bias + addend
   Hidden layer;
-  View running_mean, running_variance;
+  View bias, addend;
+};
+
+struct Moments { // statistics of units over the rows of a batch, and their running averages
+  Hidden layer;
+  View running_mean, running_variance, room;
 };
 
 struct UseRunning { // statistics of units from the running averages: predictions
@@ -90,56 +94,65 @@ struct UseRunning { // statistics of units from the running averages: prediction
   View running_mean, running_variance;
 };
 
-struct Activate { // statistics of rows are computed on the way
+struct Activate { // of z + bias + addend, which is kept in z if `keeps_z`; statistics of rows are found on the way
   Hidden layer;
+  View bias, addend;
+  bool keeps_z;
 };
 
-struct LossRows { // outputs to gradient times weight, or by the link to predictions; the sums to the state
+struct LossRows { // of z + bias; the gradient times weight to delta, if there is one; sums over the rows to the state
   Rows rows;
-  View in, out;
-  bool gradient;
+  View z, bias, delta, room, partials;
 };
 
-struct Slope { // delta = gradient by the units times the slope of the activation, for what stays; + addend
-  Hidden layer;
-  View gradient, delta, addend;
-};
-
-struct ScaleGradients { // sums over the rows of delta * normalised z and of delta: gradients of scale and offset
-  Hidden layer;
-  View delta, scale_gradient, offset_gradient;
-};
-
-struct Denormalize { // delta of the normalised sums to that of the sums, in place; + addend
+struct LinkRows { // predictions (n, n_outputs) of z + bias
   Rows rows;
+  View z, bias, out, room;
+};
+
+// From the gradient by the units to that by what the activation was taken of, + addend; in real numbers, as the operand
+// of a product, or both.
+struct Differentiate {
   Hidden layer;
-  View delta, scale_gradient, offset_gradient, addend;
+  View gradient, addend, delta, operand;
 };
 
-struct ColumnSums { // over n rows
-  int n, columns;
-  View in, out;
+struct SumColumns { // sums over the rows: of deltas alone, and of deltas times the normalised z
+  Hidden layer;
+  View delta, alone, with_z, room;
 };
 
-struct Norm { // the finished gradient, in place: its penalty added, divided by the weight; its squares to the state
+struct ThroughNormalization { // delta of the normalised z to that of z, in place; + addend
+  Hidden layer;
+  View scale_gradient, offset_gradient, addend, delta, operand;
+};
+
+struct FinishGradient { // gradient = (gradient + alpha w) / weight; its squares to the state
   double alpha;
   std::ptrdiff_t matrices, trained; // elements
+  View partials;
 };
 
-struct Update { // a step of the optimizer for all that is trained, unless the state says that there is none
-  double alpha, clip_norm, clip_value;
-  int optimizer, n_slots; // without that of the average
-  bool averages, finished; // whether the gradient is finished
-  int n_rows; // of the batch: where the next one begins
+struct Update { // a step of the optimizer on all that is trained, if the state says so; ends the batch
+  double alpha, clip_norm, clip_value; // with a clip_norm the gradient has been finished
+  int optimizer, n_slots;              // without that of the average
+  bool averages, has_shadow;
+  int n_rows; // of the batch
   std::ptrdiff_t matrices, trained, slot_size;
+  View partials;
+};
+
+struct Cast { // rows of real numbers to bfloat16
+  int n, columns;
+  View in, out;
 };
 
 struct Shadow { // the matrices in bfloat16
   std::ptrdiff_t matrices;
 };
 
-using Op = std::variant<Gather, Product, Moments, UseRunning, Activate, LossRows, Slope, ScaleGradients, Denormalize,
-                        ColumnSums, Norm, Update, Shadow>;
+using Op = std::variant<Gather, Product, AddBias, Moments, UseRunning, Activate, LossRows, LinkRows, Differentiate,
+                        SumColumns, ThroughNormalization, FinishGradient, Update, Cast, Shadow>;
 
 struct BufferSize {
   Element element;
