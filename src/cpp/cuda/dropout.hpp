@@ -18,9 +18,12 @@ template <class T> struct Dropout {
 
 // Of the next step of the state.
 template <class T> struct Kept {
-  FASTMLP_HOST_DEVICE Kept(const Dropout<T>& dropout, const StepState* state)
-      : threshold(state && state->seed.is_set() ? dropout.threshold : 0), scale(threshold ? dropout.scale : T(1)) {
-    if (threshold) key = state->seed.of(std::uint64_t(state->t + 1)).of(std::uint64_t(dropout.layer));
+  FASTMLP_HOST_DEVICE Kept(const Dropout<T>& dropout, const StepState* state) : threshold(0), scale(1) {
+    if (!state || !(state->key.is_set() || state->seed.is_set()) || dropout.threshold == 0) return;
+    threshold = dropout.threshold;
+    scale = dropout.scale;
+    key = (state->key.is_set() ? state->key : state->seed.of(std::uint64_t(state->t + 1)))
+              .of(std::uint64_t(dropout.layer));
   }
   FASTMLP_HOST_DEVICE T operator()(T value, int row, int unit) const {
     if (threshold == 0) return value;

@@ -18,6 +18,7 @@ struct StepState {
   long long table_after = 0; // the table of coefficients begins with step table_after + 1
   std::int64_t failed = 0;   // number (from 1) of the batch whose loss is NaN, after which nothing moves any more
   RandomKey seed;            // of the random numbers of dropout; not set: there is none
+  RandomKey key;             // the same of one step, if set: that of the seed does not count then
   // Of the batch being worked on
   double loss = 0;             // sum over its rows of weight times loss
   double weight = 0;           // sum of their weights

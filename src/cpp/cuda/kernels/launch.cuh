@@ -4,12 +4,13 @@
 //   FASTMLP_KERNEL                      before a kernel's name
 //   FASTMLP_DEVICE                      before a function that kernels call
 //   FASTMLP_DYNAMIC_SHARED(T, name)     `T* name`: the shared memory whose size the launch gives
+//   FASTMLP_UNROLL                      before a loop
 //   launch(kernel, grid, stream, ...)   the only way to start one; throws if it cannot be started
 //
 // No kernel adds floating-point numbers atomically: every sum has one order, so that a step gives the same bits again.
 #pragma once
 
-#include "../../host_device.hpp"
+#include "../room.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -27,6 +28,7 @@
 
 #define FASTMLP_KERNEL static __global__ void
 #define FASTMLP_DEVICE static __device__ __forceinline__
+#define FASTMLP_UNROLL _Pragma("unroll")
 #define FASTMLP_DYNAMIC_SHARED(T, name)                                                                                \
   extern __shared__ __align__(16) unsigned char fastmlp_shared[];                                                      \
   T* const name = reinterpret_cast<T*>(fastmlp_shared)
@@ -58,9 +60,6 @@ void launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t stream
 
 namespace fastmlp::cuda {
 
-constexpr int warp_size = 32;
 constexpr unsigned all_lanes = 0xffffffffu;
-
-template <class N> constexpr N ceil_div(N n, N by) { return (n + by - 1) / by; }
 
 } // namespace fastmlp::cuda

@@ -18,31 +18,6 @@ template <class T> struct OutputRows {
   RowLoss loss;   // its hyper-parameters are in the device's memory
 };
 
-// Numbers of one row in a block's room: outputs, then targets.
-inline std::size_t numbers_of_row(const RowLoss& loss) { return std::size_t(loss.n_outputs) + loss.n_targets; }
-
-// How many rows a block takes: as many as threads if they fit into shared memory; wider rows go to global memory.
-template <class T> int loss_rows_per_block(const RowLoss& loss) {
-  constexpr std::size_t most = 48 * 1024;
-  int rows = warp_size;
-  while (rows > 1 && rows * numbers_of_row(loss) * sizeof(T) > most) rows /= 2;
-  return rows * numbers_of_row(loss) * sizeof(T) > most ? warp_size : rows;
-}
-template <class T> bool loss_needs_room(const RowLoss& loss) {
-  return loss_rows_per_block<T>(loss) * numbers_of_row(loss) * sizeof(T) > 48 * 1024;
-}
-template <class T> int loss_blocks(const RowLoss& loss, int n_rows) {
-  return ceil_div(n_rows, loss_rows_per_block<T>(loss));
-}
-// Numbers of T in global memory that the loss of n_rows needs, 0 unless rows are very wide; and of double, always.
-template <class T> std::size_t loss_room(const RowLoss& loss, int n_rows) {
-  if (!loss_needs_room<T>(loss)) return 0;
-  return std::size_t(loss_blocks<T>(loss, n_rows)) * warp_size * numbers_of_row(loss);
-}
-template <class T> std::size_t loss_partials(const RowLoss& loss, int n_rows) {
-  return 2 * std::size_t(loss_blocks<T>(loss, n_rows));
-}
-
 // The block's rows in its room: z[k * R + i] is output k of its i-th row.
 template <class T> struct LossPanel {
   int first, n, R;

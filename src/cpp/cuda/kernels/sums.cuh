@@ -7,8 +7,7 @@
 
 namespace fastmlp::cuda {
 
-constexpr int rows_per_chunk = 512, rows_at_once = 8;
-inline int chunks_of(int n_rows) { return ceil_div(n_rows, rows_per_chunk); }
+constexpr int rows_at_once = 8;
 
 inline Grid chunk_per_block(int n_rows, int n) {
   return {dim3(unsigned(ceil_div(n, warp_size)), unsigned(chunks_of(n_rows))), dim3(warp_size, rows_at_once), 0};
@@ -57,11 +56,6 @@ template <class T> FASTMLP_KERNEL combine_chunks(const T* partials, int n_chunks
   T sum = partials[j];
   for (int chunk = 1; chunk < n_chunks; ++chunk) sum += partials[std::ptrdiff_t(chunk) * n + j];
   out[j] = sum;
-}
-
-// Numbers that the sums of n units need on the way; 0 for few rows.
-inline std::size_t sums_room(int n_rows, int n) {
-  return chunks_of(n_rows) > 1 ? 2 * std::size_t(chunks_of(n_rows)) * std::size_t(n) : 0;
 }
 
 // Sums over the rows of deltas, to alone[n], and of deltas times the normalised z, to with_z[n]; one may be null.
@@ -142,8 +136,6 @@ FASTMLP_KERNEL use_running_statistics(const T* running_mean, const T* running_va
   mean[j] = running_mean[j];
   inverse[j] = T(1 / square_root(double(running_variance[j]) + normalization_epsilon));
 }
-
-inline std::size_t moments_room(int n_rows, int n) { return 3 * std::size_t(chunks_of(n_rows)) * std::size_t(n); }
 
 // `moments` has room for moments_room numbers.
 template <class T>

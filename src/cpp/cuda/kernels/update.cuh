@@ -28,11 +28,6 @@ template <class T> struct UpdateHow {
   int n_rows;                       // of the batch
 };
 
-constexpr int update_threads = 256, numbers_per_thread = 4;
-inline int update_blocks(std::ptrdiff_t n) {
-  return int(ceil_div<std::ptrdiff_t>(n, update_threads * numbers_per_thread));
-}
-
 // visit(i) for the numbers that are this thread's
 template <class F> FASTMLP_DEVICE void for_each_of_thread(std::ptrdiff_t n, F&& visit) {
   const std::ptrdiff_t start = std::ptrdiff_t(blockIdx.x) * (update_threads * numbers_per_thread) + threadIdx.x;
@@ -78,10 +73,10 @@ FASTMLP_DEVICE void step(const Parameters<T>& p, std::ptrdiff_t i, T gradient, T
   gradient = gradient > clip_value ? clip_value : gradient < -clip_value ? -clip_value : gradient; // NaN stays NaN
   constexpr int n_slots = slot_count<Entry>;
   T weight = p.w[i], slot[max_slots];
-#pragma unroll
+  FASTMLP_UNROLL
   for (int s = 0; s < n_slots; ++s) slot[s] = p.slots[s][i];
   Entry::update(weight, gradient, slot, p.decays(i) ? c.weights : c.others);
-#pragma unroll
+  FASTMLP_UNROLL
   for (int s = 0; s < n_slots; ++s) p.slots[s][i] = slot[s];
   p.w[i] = weight;
   if (p.operands) p.operands[i] = bfloat16(float(weight));

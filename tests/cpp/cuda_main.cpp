@@ -1,0 +1,14 @@
+// Runs the kernels for graphics processors on the host, and says how many checks passed.
+#include "check.hpp"
+
+namespace fastmlp {
+void test_cuda_kernels();
+void test_cuda_steps();
+} // namespace fastmlp
+
+int main() {
+  fastmlp::test_cuda_kernels();
+  fastmlp::test_cuda_steps();
+  std::printf("kernels for graphics processors: %d passed, %d failed\n", fastmlp::n_passed, fastmlp::n_failed);
+  return fastmlp::n_failed || !fastmlp::n_passed;
+}
