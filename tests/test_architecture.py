@@ -27,6 +27,7 @@ CPP_ROOMS = [
     "network",
     "random",
     "engine",
+    "step",
     "cpu",
     "cuda",
     "trainer",
@@ -35,6 +36,7 @@ CPP_ROOMS = [
 PYTHON_ROOMS = [
     "_core",
     "_validation",
+    "_cuda",
     "_losses",
     "_engine",
     "_parameters",
@@ -43,6 +45,7 @@ PYTHON_ROOMS = [
     "_answers",
     "_training",
     "_divergence",
+    "_placement",
     "schedules",
     "optimizer_state",
     "predictor",

@@ -20,6 +20,12 @@ private:
   std::string text;
 };
 
+// Where a buffer is, and what it holds.
+struct Place {
+  void* address;
+  Element element;
+};
+
 // A list of operations in the form in which the device runs it.
 class Program {
 public:
@@ -40,10 +46,10 @@ public:
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0; // on the device
   virtual void wait() = 0;
 
-  // `memory` holds the address of each buffer; `is_double` says what a real number is. A loss's hyper-parameters are
-  // those of the network, which must live as long as the program.
+  // `places` are those of all buffers; `is_double` says what a real number is. The network must live as long as the
+  // program.
   virtual std::unique_ptr<Program> compile(const Network& network, const std::vector<Op>& ops,
-                                           const std::vector<void*>& memory, bool is_double) = 0;
+                                           const std::vector<Place>& places, bool is_double) = 0;
   virtual void run(Program& program) = 0;
 };
 

@@ -254,13 +254,15 @@ private:
   template <class F> Program& program(const Key& key, const DeviceData<T>& on_device, F&& list) {
     std::unique_ptr<Program>& found = programs[key];
     if (!found) {
-      std::vector<void*> addresses;
-      for (const Memory& m : memory) addresses.push_back(m.get());
-      addresses[features] = on_device.X.get();
-      addresses[targets] = on_device.y.get();
-      addresses[labels] = on_device.labels.get();
-      addresses[row_weights] = on_device.weights.get();
-      found = device->compile(network, list(), addresses, sizeof(T) == 8);
+      std::vector<Place> places(std::size_t(n_shared_buffers), Place{nullptr, Element::real});
+      places[shadow].element = Element::bfloat16;
+      for (const BufferSize& size : plan.sizes(1, true)) places.push_back({nullptr, size.element});
+      for (std::size_t i = 0; i < places.size(); ++i) places[i].address = memory[i].get();
+      places[features].address = on_device.X.get();
+      places[targets].address = on_device.y.get();
+      places[labels].address = on_device.labels.get();
+      places[row_weights].address = on_device.weights.get();
+      found = device->compile(network, list(), places, sizeof(T) == 8);
     }
     return *found;
   }

@@ -154,6 +154,8 @@ struct Shadow { // the matrices in bfloat16
 using Op = std::variant<Gather, Product, AddBias, Moments, UseRunning, Activate, LossRows, LinkRows, Differentiate,
                         SumColumns, ThroughNormalization, FinishGradient, Update, Cast, Shadow>;
 
+constexpr std::size_t workspace_bytes = std::size_t(32) << 20; // for products that share it
+
 struct BufferSize {
   Element element;
   std::size_t n;

@@ -32,8 +32,6 @@ private:
   int n_layers;
 };
 
-constexpr std::size_t workspace_bytes = std::size_t(32) << 20; // for the products of a branch
-
 class Plan {
 public:
   // `stride` is the number of elements from row to row of the features.
