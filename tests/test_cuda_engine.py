@@ -164,6 +164,7 @@ def trained(engine, network, dtype, optimizer="adam", rows=None, weights=None, n
     key, position = random.get_state()[1:3]
     stream = _core.MT19937(key, position)
     validation = np.arange(0, n_rows, 5, dtype=np.int64) if options.get("early_stopping") else None
+    rows = None if rows is None else rows.copy()
     settings = OPTIONS | {"optimizer": optimizer, "hyperparameters": entry["hyperparameters"]} | options
     outcome = engine.train(parameters, slots, X, y, weights, rows, validation, stream, settings, None)
     return outcome, parameters, slots
@@ -360,6 +361,10 @@ classes = np.array(["a", "b", "c"])[np.digitize(y, [-1, 1])]
 SETTINGS = {"hidden_layer_sizes": (10, 8), "max_iter": 8, "random_state": 3, "batch_size": 32, "tol": 0}
 
 
+def stop_at_epoch_5(run):
+    return run.n_iter == 5
+
+
 def assert_fits_agree(model, rows, targets, tolerance=1e-9):
     on_cpu = model.fit(rows, targets)
     expected = [*on_cpu.coefs_, *on_cpu.intercepts_, np.array(on_cpu.loss_curve_)]
@@ -379,7 +384,7 @@ def assert_fits_agree(model, rows, targets, tolerance=1e-9):
         {"learning_rate": "cosine", "ema_decay": 0.9},
         {"dropout": 0.2, "normalization": "layer_norm", "residual": True},
         {"eval_metric": "neg_log_loss", "early_stopping": True},
-        {"callbacks": [lambda run: run.n_iter == 5]},
+        {"callbacks": [stop_at_epoch_5]},
         {"class_weight": "balanced"},
         {"on_divergence": "back_off"},
     ],
