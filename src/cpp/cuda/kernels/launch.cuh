@@ -4,6 +4,7 @@
 //   FASTMLP_KERNEL                      before a kernel's name
 //   FASTMLP_DEVICE                      before a function that kernels call
 //   FASTMLP_DYNAMIC_SHARED(T, name)     `T* name`: the shared memory whose size the launch gives
+//   FASTMLP_GRID_CONSTANT               before a large parameter that is only read, which then is not copied
 //   FASTMLP_UNROLL                      before a loop
 //   launch(kernel, grid, stream, ...)   the only way to start one; throws if it cannot be started
 //
@@ -28,6 +29,7 @@
 
 #define FASTMLP_KERNEL static __global__ void
 #define FASTMLP_DEVICE static __device__ __forceinline__
+#define FASTMLP_GRID_CONSTANT __grid_constant__
 #define FASTMLP_UNROLL _Pragma("unroll")
 #define FASTMLP_DYNAMIC_SHARED(T, name)                                                                                \
   extern __shared__ __align__(16) unsigned char fastmlp_shared[];                                                      \
