@@ -25,6 +25,7 @@
 #define FASTMLP_KERNEL [[maybe_unused]] static void
 #define FASTMLP_DEVICE [[maybe_unused]] static inline
 #define FASTMLP_UNROLL
+#define FASTMLP_ROLLED
 #define FASTMLP_GRID_CONSTANT
 #define FASTMLP_DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(fastmlp::cuda::on_host::shared_memory())
 #define __device__

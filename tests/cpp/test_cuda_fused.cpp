@@ -4,8 +4,9 @@
 
 #include "check.hpp"
 
-#include "../../src/cpp/cuda/kernels/fused.cuh"
+#include "../../src/cpp/cuda/kernels/fit_many.cuh"
 #include "../../src/cpp/cuda/kernels/update.cuh"
+#include "../../src/cpp/cuda/launch_narrow.hpp"
 #include "../../src/cpp/engine.hpp"
 
 #include <numeric>

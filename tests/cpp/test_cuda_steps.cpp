@@ -183,8 +183,8 @@ std::vector<Case> all_cases() {
   residual.sizes = {9, 12, 12, 7, 3};
   residual.activations = {"tanh", "gelu", "logistic"};
   residual.extras.residual = true;
-  for (const std::string& name : {"batch_norm", "layer_norm"}) {
-    Case& everything = add("everything with " + std::string(name));
+  for (const char* name : {"batch_norm", "layer_norm"}) {
+    Case& everything = add("everything");
     everything = residual;
     everything.name = "everything with " + std::string(name);
     everything.extras.normalizations = {name, name, name};

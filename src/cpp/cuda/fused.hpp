@@ -32,19 +32,4 @@ inline int fused_blocks(const FusedPlan& plan, int n_rows, int n_multiprocessors
   return std::min(ceil_div(n_rows, plan.rows), n_multiprocessors);
 }
 
-// Partial gradients of n_blocks blocks, and loss and weight of the batch in the state; then launch_update with as many
-// parts, plan.n_parameters apart.
-inline void launch_fused(cudaStream_t stream, Precision precision, const FusedPlan& plan, const FusedData& data,
-                         int n_blocks) {
-  const auto choose = [&](auto few, auto many) {
-    (plan.n_tiles() <= fused_warps * few_slots ? few : many)(stream, plan, data, n_blocks);
-  };
-  if (precision == Precision::ieee)
-    choose(launch_fused_instance<Precision::ieee, few_slots>, launch_fused_instance<Precision::ieee, many_slots>);
-  else if (precision == Precision::tf32)
-    choose(launch_fused_instance<Precision::tf32, few_slots>, launch_fused_instance<Precision::tf32, many_slots>);
-  else
-    choose(launch_fused_instance<Precision::bf16, few_slots>, launch_fused_instance<Precision::bf16, many_slots>);
-}
-
 } // namespace fastmlp::cuda

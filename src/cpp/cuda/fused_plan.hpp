@@ -8,6 +8,7 @@
 #include "room.hpp"
 
 #include <optional>
+#include <vector>
 
 namespace fastmlp::cuda {
 
@@ -36,6 +37,7 @@ struct FusedPlan {
   int weights_at[most_fused_layers + 1], activations_at[most_fused_layers + 1], z_at[most_fused_layers + 1];
   int biases_at[most_fused_layers + 1];
   int outputs_at, gradients_at, targets_at; // [outputs or targets][rows]; gradients: the outputs, if not activated
+  int tiles_at;                             // a 16 x 20 tile for each warp
   int first_tile[most_fused_layers + 2];    // of weight gradients, 16 x 16 each, layer by layer
   int first_bias[most_fused_layers + 2];
   int shared_bytes;
@@ -72,6 +74,7 @@ inline void place(FusedPlan& plan, const RowLoss& loss, std::size_t operand_byte
   plan.outputs_at = take(outputs);
   plan.gradients_at = plan.activations[plan.n_layers] >= 0 ? take(outputs) : plan.outputs_at;
   plan.targets_at = take(std::size_t(rows) * loss.n_targets * sizeof(float));
+  plan.tiles_at = take(fused_warps * 16 * 20 * sizeof(float));
   plan.shared_bytes = at;
 }
 

@@ -128,16 +128,27 @@ template <> struct Fragments<Precision::bf16> {
 
 // A 16 x 16 result, its columns in two halves.
 struct TileSums {
+  static constexpr int ld = 20;           // of a tile in shared memory
+  static constexpr int numbers = 16 * ld; // room for one
   float x[2][4];
 
-  // f(row, column, number)
-  template <class F> __device__ void for_each(F&& f) {
+  // f(row, column, number) for each number that this lane holds; copied so often by the compiler.
+  template <class F> __device__ void for_each(F&& f) const {
     const int g = lane_number() / 4, t = lane_number() % 4;
     FASTMLP_UNROLL
     for (int half = 0; half < 2; ++half) {
       FASTMLP_UNROLL
       for (int i = 0; i < 4; ++i) f(g + i / 2 * 8, half * 8 + 2 * t + i % 2, x[half][i]);
     }
+  }
+
+  // The same through the warp's room in shared memory, for an f of many instructions: one copy of them. All lanes.
+  template <class F> __device__ void for_each_from(float* room, F&& f) const {
+    for_each([&](int i, int j, float number) { room[i * ld + j] = number; });
+    __syncwarp();
+    FASTMLP_ROLLED
+    for (int at = lane_number(); at < 256; at += warp_size) f(at / 16, at % 16, room[at / 16 * ld + at % 16]);
+    __syncwarp();
   }
 };
 

@@ -30,6 +30,9 @@ template <Precision precision> struct FusedBlock {
   FASTMLP_HOST_DEVICE float* outputs() const { return at<float>(plan.outputs_at); }
   FASTMLP_HOST_DEVICE float* gradients() const { return at<float>(plan.gradients_at); }
   FASTMLP_HOST_DEVICE float* targets() const { return at<float>(plan.targets_at); }
+  __device__ float* tile_room() const {
+    return at<float>(plan.tiles_at) + int(threadIdx.x) / warp_size * TileSums::numbers;
+  }
 
   // Weights of layer l from global memory, with zeros around them.
   __device__ void load_weights(const float* w) const {
@@ -88,7 +91,7 @@ template <Precision precision> struct FusedBlock {
           if (column + j < plan.sizes[l]) outputs()[(column + j) * plan.rows + row + i] = x + b[column + j];
         });
       Activations::visit(plan.activations[l], [&](auto entry) {
-        sums.for_each([&](int i, int j, float x) {
+        sums.for_each_from(tile_room(), [&](int i, int j, float x) {
           const int at = (row + i) * plan.ld[l] + column + j;
           const float pre = x + b[column + j];
           if (!entry.slope_from_output) z(l)[at] = pre;
@@ -141,7 +144,7 @@ template <Precision precision> struct FusedBlock {
       const Strided<Operand> transposed{weights(l) + column * plan.ld[l], 1, plan.ld[l]};
       multiply_tile<precision>(sums, rows_of(l, row, 0), transposed, plan.padded[l]);
       Activations::visit(plan.activations[below], [&](auto entry) {
-        sums.for_each([&](int i, int j, float g) {
+        sums.for_each_from(tile_room(), [&](int i, int j, float g) {
           const int at = (row + i) * plan.ld[below] + column + j;
           const float a = float(activations(below)[at]) * unscale;
           const float pre = entry.slope_from_output ? a : z(below)[at];
@@ -205,6 +208,28 @@ template <int slots> struct FusedGradients {
   }
 };
 
+// Forward and backward of the rows from `first` on, as many as the block takes at once.
+template <Precision precision, int slots>
+FASTMLP_DEVICE void pass_tile(const FusedBlock<precision>& block, const FusedData& data, int first,
+                              FusedGradients<slots>& gradients, double& loss, double& weight) {
+  const FusedPlan& plan = block.plan;
+  const int left = data.rows.n - first, count = left < plan.rows ? left : plan.rows;
+  block.enter(data, first, count);
+  __syncthreads();
+  for (int l = 1; l <= plan.n_layers; ++l) {
+    block.forward(l, first, data.state);
+    __syncthreads();
+  }
+  loss += block.loss(data, first, count, weight);
+  __syncthreads();
+  for (int l = plan.n_layers; l > 0; --l) {
+    gradients.add(block, l);
+    __syncthreads();
+    if (l > 1) block.backward(l, first, data.state);
+    __syncthreads();
+  }
+}
+
 template <Precision precision, int slots>
 FASTMLP_KERNEL __launch_bounds__(fused_threads)
     fused_step(const FASTMLP_GRID_CONSTANT FusedPlan plan, const FASTMLP_GRID_CONSTANT FusedData data) {
@@ -214,23 +239,8 @@ FASTMLP_KERNEL __launch_bounds__(fused_threads)
   FusedGradients<slots> gradients;
   double loss = 0, weight = 0;
   block.load_weights(data.w);
-  for (int first = int(blockIdx.x) * plan.rows; first < data.rows.n; first += int(gridDim.x) * plan.rows) {
-    const int left = data.rows.n - first, count = left < plan.rows ? left : plan.rows;
-    block.enter(data, first, count);
-    __syncthreads();
-    for (int l = 1; l <= plan.n_layers; ++l) {
-      block.forward(l, first, data.state);
-      __syncthreads();
-    }
-    loss += block.loss(data, first, count, weight);
-    __syncthreads();
-    for (int l = plan.n_layers; l > 0; --l) {
-      gradients.add(block, l);
-      __syncthreads();
-      if (l > 1) block.backward(l, first, data.state);
-      __syncthreads();
-    }
-  }
+  for (int first = int(blockIdx.x) * plan.rows; first < data.rows.n; first += int(gridDim.x) * plan.rows)
+    pass_tile(block, data, first, gradients, loss, weight);
   gradients.write(plan, data.gradients + std::int64_t(blockIdx.x) * plan.n_parameters);
   loss = block_sum(loss, room);
   weight = block_sum(weight, room);
