@@ -51,11 +51,11 @@ struct FitPlan {
   int state_at;
 };
 
-// None if the network does not fit into the fused step. n_slots: with the moving average.
+// None if the network does not fit into the fused step with few slots. n_slots: with the moving average.
 inline std::optional<FitPlan> fit_plan(const Network& network, Precision precision, int n_slots,
                                        int most_shared_bytes) {
   std::optional<FusedPlan> plan = fused_plan(network, precision, most_shared_bytes);
-  if (!plan) return std::nullopt;
+  if (!plan || plan->n_tiles() > fused_warps * few_slots) return std::nullopt;
   const std::size_t operand = precision == Precision::bf16 ? sizeof(bfloat16) : sizeof(float);
   for (int rows = plan->rows; rows >= fused_tile; rows /= 2) { // fewer rows at once, for what changes in every step
     FusedPlan smaller = *plan;
@@ -68,7 +68,7 @@ inline std::optional<FitPlan> fit_plan(const Network& network, Precision precisi
   return FitPlan{*plan, -1};
 }
 
-template <Precision precision, int slots>
+template <Precision precision>
 void launch_fit_many_instance(cudaStream_t stream, const FusedPlan& plan, const FitData& data, int n_models);
 
 } // namespace fastmlp::cuda

@@ -46,7 +46,7 @@ struct FusedPlan {
 };
 
 // So many tiles of gradients a warp holds in registers: one compiled kernel for each number.
-constexpr int few_slots = 4, many_slots = 16;
+constexpr int few_slots = 7, many_slots = 16;
 
 namespace fused {
 

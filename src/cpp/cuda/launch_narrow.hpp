@@ -16,7 +16,7 @@ inline void launch_fused(cudaStream_t stream, Precision precision, const FusedPl
     (plan.n_tiles() <= fused_warps * few_slots ? few : many)(stream, plan, data, n_blocks);
   };
   if (precision == Precision::ieee)
-    choose(launch_fused_instance<Precision::ieee, few_slots>, launch_fused_instance<Precision::ieee, many_slots>);
+    launch_fused_instance<Precision::ieee, many_slots>(stream, plan, data, n_blocks);
   else if (precision == Precision::tf32)
     choose(launch_fused_instance<Precision::tf32, few_slots>, launch_fused_instance<Precision::tf32, many_slots>);
   else
@@ -26,15 +26,10 @@ inline void launch_fused(cudaStream_t stream, Precision precision, const FusedPl
 // data.n_epochs more epochs of every model that goes on. Precision: ieee or tf32, others are not compiled.
 inline void launch_fit_many(cudaStream_t stream, Precision precision, const FitPlan& plan, FitData data, int n_models) {
   data.state_at = plan.state_at;
-  const auto choose = [&](auto few, auto many) {
-    (plan.fused.n_tiles() <= fused_warps * few_slots ? few : many)(stream, plan.fused, data, n_models);
-  };
-  if (precision == Precision::ieee)
-    choose(launch_fit_many_instance<Precision::ieee, few_slots>, launch_fit_many_instance<Precision::ieee, many_slots>);
-  else if (precision == Precision::tf32)
-    choose(launch_fit_many_instance<Precision::tf32, few_slots>, launch_fit_many_instance<Precision::tf32, many_slots>);
-  else
+  if (precision == Precision::bf16)
     throw std::invalid_argument("many fits at once are computed in ieee or tf32 precision, got bf16");
+  (precision == Precision::ieee ? launch_fit_many_instance<Precision::ieee>
+                                : launch_fit_many_instance<Precision::tf32>)(stream, plan.fused, data, n_models);
 }
 
 } // namespace fastmlp::cuda

@@ -28,10 +28,10 @@ FASTMLP_DEVICE void copy_numbers(const float* from, float* to, std::int64_t n) {
 }
 
 // Loss, weight and gradient of a batch; loss and weight are the same in all threads, and all have left the gradient.
-template <Precision precision, int slots>
+template <Precision precision>
 FASTMLP_DEVICE void batch_gradient(const FusedBlock<precision>& block, const FusedData& batch, float* gradient,
                                    double* room, double& loss, double& weight) {
-  FusedGradients<slots> gradients;
+  FusedGradients<few_slots> gradients;
   loss = weight = 0;
   for (int first = 0; first < batch.rows.n; first += block.plan.rows)
     pass_tile(block, batch, first, gradients, loss, weight);
@@ -83,7 +83,7 @@ FASTMLP_DEVICE void judge_epoch(FitModel& model, double loss) {
   if (double(model.no_improvement_count) > model.n_iter_no_change) model.stopped = true;
 }
 
-template <Precision precision, int slots>
+template <Precision precision>
 FASTMLP_KERNEL __launch_bounds__(fused_threads)
     fit_many(const FASTMLP_GRID_CONSTANT FusedPlan plan, const FASTMLP_GRID_CONSTANT FitData data) {
   FASTMLP_DYNAMIC_SHARED(unsigned char, memory);
@@ -101,7 +101,7 @@ FASTMLP_KERNEL __launch_bounds__(fused_threads)
       const int left = model.n_rows - first, n = left < model.batch_size ? left : model.batch_size;
       const std::int64_t* order = model.order + std::int64_t(epoch) * model.n_rows + first;
       double loss, weight, squares = 0;
-      batch_gradient<precision, slots>(block, batch_of(data, model, order, n), p.gradient, room, loss, weight);
+      batch_gradient<precision>(block, batch_of(data, model, order, n), p.gradient, room, loss, weight);
       const bool moves = weight != 0 && loss == loss;
       if (moves) squares = fit_step(p, model, data.optimizer, weight, room);
       __syncthreads();
@@ -125,10 +125,10 @@ FASTMLP_KERNEL __launch_bounds__(fused_threads)
   for (int s = 0; s < data.n_slots; ++s) copy_numbers(p.slots[s], model.slots[s], p.n);
 }
 
-template <Precision precision, int slots>
+template <Precision precision>
 void launch_fit_many_instance(cudaStream_t stream, const FusedPlan& plan, const FitData& data, int n_models) {
-  launch(fit_many<precision, slots>,
-         Grid{dim3(unsigned(n_models)), dim3(fused_threads), std::size_t(plan.shared_bytes)}, stream, plan, data);
+  launch(fit_many<precision>, Grid{dim3(unsigned(n_models)), dim3(fused_threads), std::size_t(plan.shared_bytes)},
+         stream, plan, data);
 }
 
 } // namespace fastmlp::cuda

@@ -108,22 +108,20 @@ template <Precision precision> struct FusedBlock {
     double sum = 0;
     if (i < count) {
       const float w = data.targets.weight(data.rows[first + i]);
-      float *z = outputs() + i, *gradient = gradients() + i;
-      if (plan.activations[L] >= 0)
+      float *slope = outputs() + i, *gradient = gradients() + i; // the same numbers if there is no activation
+      const bool activated = plan.activations[L] >= 0;
+      if (activated)
         Activations::visit(plan.activations[L], [&](auto entry) {
-          for (int k = 0; k < m; ++k) gradient[k * R] = entry.value(z[k * R]);
+          for (int k = 0; k < m; ++k) {
+            const float z = slope[k * R], a = entry.value(z);
+            gradient[k * R] = a;
+            slope[k * R] = entry.slope(entry.slope_from_output ? a : z, a);
+          }
         });
       Losses::visit(data.loss.number, [&](auto entry) {
         sum = double(w * entry.row(gradient, targets() + i, data.loss.n_targets, R, data.loss.h));
       });
-      for (int k = 0; k < m; ++k) gradient[k * R] *= w;
-      if (plan.activations[L] >= 0)
-        Activations::visit(plan.activations[L], [&](auto entry) {
-          for (int k = 0; k < m; ++k) {
-            const float a = entry.value(z[k * R]);
-            gradient[k * R] *= entry.slope(entry.slope_from_output ? a : z[k * R], a);
-          }
-        });
+      for (int k = 0; k < m; ++k) gradient[k * R] *= activated ? w * slope[k * R] : w;
       weight += double(w);
     }
     __syncthreads();

@@ -1,5 +1,0 @@
-#include "../kernels/fit_many.cuh"
-
-namespace fastmlp::cuda {
-template void launch_fit_many_instance<Precision::tf32, few_slots>(cudaStream_t, const FusedPlan&, const FitData&, int);
-} // namespace fastmlp::cuda

@@ -1,5 +1,0 @@
-#include "../kernels/fused.cuh"
-
-namespace fastmlp::cuda {
-template void launch_fused_instance<Precision::ieee, few_slots>(cudaStream_t, const FusedPlan&, const FusedData&, int);
-} // namespace fastmlp::cuda
