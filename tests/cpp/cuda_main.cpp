@@ -4,11 +4,15 @@
 namespace fastmlp {
 void test_cuda_kernels();
 void test_cuda_steps();
+void test_cuda_fused();
+void test_cuda_fit_many();
 } // namespace fastmlp
 
 int main() {
   fastmlp::test_cuda_kernels();
   fastmlp::test_cuda_steps();
+  fastmlp::test_cuda_fused();
+  fastmlp::test_cuda_fit_many();
   std::printf("kernels for graphics processors: %d passed, %d failed\n", fastmlp::n_passed, fastmlp::n_failed);
   return fastmlp::n_failed || !fastmlp::n_passed;
 }

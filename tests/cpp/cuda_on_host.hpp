@@ -6,8 +6,6 @@
 // kernel computes must not depend on it: a missing barrier shows as bits that change with the seed. Dynamic shared
 // memory is filled with NaN before a block, and what lies behind it is watched. Barriers that not all threads reach, or
 // at different places, are errors.
-//
-// Fragments of matrices are floats here: what rounding the hardware does on loads is done by whoever loads them.
 #pragma once
 
 #include <ucontext.h>
@@ -27,7 +25,10 @@
 #define FASTMLP_KERNEL [[maybe_unused]] static void
 #define FASTMLP_DEVICE [[maybe_unused]] static inline
 #define FASTMLP_UNROLL
+#define FASTMLP_ROLLED
+#define FASTMLP_GRID_CONSTANT
 #define FASTMLP_DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(fastmlp::cuda::on_host::shared_memory())
+#define __device__
 #define __shared__ static // blocks run one after another
 #define __launch_bounds__(...)
 
@@ -68,7 +69,7 @@ struct Barrier {
 struct Warp {
   Barrier barrier;
   alignas(16) unsigned char exchange[warp_lanes][16];
-  float a[256], b[256];
+  std::uint32_t a[warp_lanes][4], b[warp_lanes][2]; // of a product
 };
 
 struct Fiber {
@@ -246,76 +247,52 @@ inline unsigned atomicAdd(unsigned* at, unsigned add) { // never of floating-poi
   return before;
 }
 
-// --- matrices of a warp: number e of a lane is element e * 32 + lane of the tile, row by row
-// --------------------------
+// --- products of a warp, by the layouts of PTX ISA's mma.m16n8k8 and mma.m16n8k16 ------------------------------------
 
-namespace nvcuda::wmma {
+namespace fastmlp::cuda {
 
-struct matrix_a {};
-struct matrix_b {};
-struct accumulator {};
-struct row_major {};
-struct col_major {};
-enum layout_t { mem_row_major, mem_col_major };
-namespace precision {
-struct tf32 {};
-} // namespace precision
+inline int lane_number() { return on_host::block->lane(); }
 
-template <class Use, int M, int N, int K, class T, class Layout = void> struct fragment {
-  static constexpr bool is_a = std::is_same_v<Use, matrix_a>, is_b = std::is_same_v<Use, matrix_b>;
-  static constexpr bool columns_first = std::is_same_v<Layout, col_major>;
-  static constexpr int rows = is_b ? K : M, columns = is_a ? K : N;
-  static constexpr int num_elements = rows * columns / 32;
-  float x[num_elements];
-};
+namespace on_host {
 
-template <class F> void fill_fragment(F& f, float value) { std::fill_n(f.x, F::num_elements, value); }
-
-template <class F, class S> void load_matrix_sync(F& f, const S* p, unsigned ld) {
-  const int lane = fastmlp::cuda::on_host::block->lane();
-  for (int e = 0; e < F::num_elements; ++e) {
-    const unsigned at = unsigned(e * 32 + lane), r = at / F::columns, c = at % F::columns;
-    f.x[e] = float(F::columns_first ? p[c * ld + r] : p[r * ld + c]);
-  }
-}
-template <class F, class S> void load_matrix_sync(F& f, const S* p, unsigned ld, layout_t layout) {
-  const int lane = fastmlp::cuda::on_host::block->lane();
-  for (int e = 0; e < F::num_elements; ++e) {
-    const unsigned at = unsigned(e * 32 + lane), r = at / F::columns, c = at % F::columns;
-    f.x[e] = float(layout == mem_col_major ? p[c * ld + r] : p[r * ld + c]);
-  }
-}
-template <class F, class S> void store_matrix_sync(S* p, const F& f, unsigned ld, layout_t layout) {
-  const int lane = fastmlp::cuda::on_host::block->lane();
-  for (int e = 0; e < F::num_elements; ++e) {
-    const unsigned at = unsigned(e * 32 + lane), r = at / F::columns, c = at % F::columns;
-    (layout == mem_row_major ? p[r * ld + c] : p[c * ld + r]) = S(f.x[e]);
-  }
-}
-
-template <class C, class A, class B> void mma_sync(C& d, const A& a, const B& b, const C& c) {
-  using namespace fastmlp::cuda::on_host;
+// c += a b; a_at(row, k) and b_at(k, column) find a number among the words that the lanes brought.
+template <class A, class B>
+void multiply(float* c, const std::uint32_t* a, const std::uint32_t* b, int depth, A&& a_at, B&& b_at) {
   Warp& warp = block->warp();
-  const int lane = block->lane();
-  for (int e = 0; e < A::num_elements; ++e) warp.a[e * 32 + lane] = a.x[e];
-  for (int e = 0; e < B::num_elements; ++e) warp.b[e * 32 + lane] = b.x[e];
+  const int lane = block->lane(), g = lane / 4, t = lane % 4;
+  std::copy_n(a, 4, warp.a[lane]);
+  std::copy_n(b, 2, warp.b[lane]);
   __syncwarp();
-  for (int e = 0; e < C::num_elements; ++e) {
-    const int at = e * 32 + lane, row = at / C::columns, column = at % C::columns;
-    float sum = c.x[e];
-    for (int k = 0; k < A::columns; ++k) sum += warp.a[row * A::columns + k] * warp.b[k * B::columns + column];
-    d.x[e] = sum;
-  }
+  for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < depth; ++k) c[i] += a_at(warp, g + i / 2 * 8, k) * b_at(warp, k, 2 * t + i % 2);
   __syncwarp();
 }
 
-// To 10 bits of fraction, to the nearest.
-inline float __float_to_tf32(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  if (x - x == 0) bits = (bits + 0x1000u) & ~0x1fffu;
-  std::memcpy(&x, &bits, sizeof bits);
+inline float as_float(std::uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
   return x;
 }
+inline float half_of(std::uint32_t word, int half) { return as_float(half ? word & 0xffff0000u : word << 16); }
 
-} // namespace nvcuda::wmma
+} // namespace on_host
+
+// Only the leading 10 bits of fraction count, as in the hardware: whoever forgets to round loses accuracy.
+inline void mma_tf32(float* c, const std::uint32_t* a, const std::uint32_t* b) {
+  using on_host::Warp;
+  const auto cut = [](std::uint32_t word) { return on_host::as_float(word & ~0x1fffu); };
+  on_host::multiply(
+      c, a, b, 8, [&](Warp& w, int row, int k) { return cut(w.a[row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]); },
+      [&](Warp& w, int k, int column) { return cut(w.b[column * 4 + k % 4][k / 4]); });
+}
+inline void mma_bf16(float* c, const std::uint32_t* a, const std::uint32_t* b) {
+  using on_host::Warp;
+  on_host::multiply(
+      c, a, b, 16,
+      [](Warp& w, int row, int k) {
+        return on_host::half_of(w.a[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2);
+      },
+      [](Warp& w, int k, int column) { return on_host::half_of(w.b[column * 4 + k % 8 / 2][k / 8], k % 2); });
+}
+
+} // namespace fastmlp::cuda

@@ -63,6 +63,7 @@ public:
     Parameters<T> p{};
     p.w = w.data();
     p.gradient = gradient.data();
+    p.n_parts = 1;
     const int n_slots = number_of_slots(rule);
     for (int s = 0; s < n_slots + (rule.ema_decay > 0); ++s) p.slots[s] = slots[std::size_t(s)].data();
     p.n = network.n_trainable;

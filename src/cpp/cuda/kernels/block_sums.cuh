@@ -34,4 +34,25 @@ FASTMLP_DEVICE bool is_last_block(unsigned* arrived, unsigned n) {
   return last;
 }
 
+// The end of a kernel whose blocks have found parts of the batch's loss and weight: the last one adds them up, in the
+// order of the blocks, into the state. partials: [blocks][2]. Every thread must call it.
+FASTMLP_DEVICE void finish_loss(double loss, double weight, double* partials, double* room, StepState* state) {
+  if (threadIdx.x == 0) {
+    partials[2 * blockIdx.x] = loss;
+    partials[2 * blockIdx.x + 1] = weight;
+  }
+  if (!is_last_block(&state->arrived_loss, gridDim.x)) return;
+  loss = weight = 0;
+  for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
+    loss += partials[2 * block];
+    weight += partials[2 * block + 1];
+  }
+  loss = block_sum(loss, room);
+  weight = block_sum(weight, room);
+  if (threadIdx.x == 0) {
+    state->loss = loss;
+    state->weight = weight;
+  }
+}
+
 } // namespace fastmlp::cuda

@@ -4,7 +4,8 @@
 //   FASTMLP_KERNEL                      before a kernel's name
 //   FASTMLP_DEVICE                      before a function that kernels call
 //   FASTMLP_DYNAMIC_SHARED(T, name)     `T* name`: the shared memory whose size the launch gives
-//   FASTMLP_UNROLL                      before a loop
+//   FASTMLP_GRID_CONSTANT               before a large parameter that is only read, which then is not copied
+//   FASTMLP_UNROLL, FASTMLP_ROLLED      before a loop that is to be unrolled, or not
 //   launch(kernel, grid, stream, ...)   the only way to start one; throws if it cannot be started
 //
 // No kernel adds floating-point numbers atomically: every sum has one order, so that a step gives the same bits again.
@@ -28,7 +29,9 @@
 
 #define FASTMLP_KERNEL static __global__ void
 #define FASTMLP_DEVICE static __device__ __forceinline__
+#define FASTMLP_GRID_CONSTANT __grid_constant__
 #define FASTMLP_UNROLL _Pragma("unroll")
+#define FASTMLP_ROLLED _Pragma("unroll 1")
 #define FASTMLP_DYNAMIC_SHARED(T, name)                                                                                \
   extern __shared__ __align__(16) unsigned char fastmlp_shared[];                                                      \
   T* const name = reinterpret_cast<T*>(fastmlp_shared)

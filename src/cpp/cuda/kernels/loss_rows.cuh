@@ -99,22 +99,7 @@ FASTMLP_KERNEL loss_rows(OutputRows<T> out, BatchRows rows, Targets<T> targets, 
     for (int at = i; at < panel.n * beyond; at += int(blockDim.x))
       put(at / beyond, out.loss.n_outputs + at % beyond, T(0));
   }
-  if (i == 0) {
-    partials[2 * blockIdx.x] = loss;
-    partials[2 * blockIdx.x + 1] = weight;
-  }
-  if (!is_last_block(&state->arrived_loss, gridDim.x)) return;
-  loss = weight = 0;
-  for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
-    loss += partials[2 * block];
-    weight += partials[2 * block + 1];
-  }
-  loss = block_sum(loss, sums);
-  weight = block_sum(weight, sums);
-  if (i == 0) {
-    state->loss = loss;
-    state->weight = weight;
-  }
+  finish_loss(loss, weight, partials, sums, state);
 }
 
 // Predictions (n_rows, n_outputs), without gaps.

@@ -9,7 +9,10 @@ namespace fastmlp::cuda {
 // All parameters, and what is kept for each: one layout, in the order of network.hpp. There may be gaps, which hold 0
 // in all of them and stay 0.
 template <class T> struct Parameters {
-  T *w, *gradient;
+  T* w;
+  T* gradient;                                 // or parts of it, one after another, whose sum in this order it is
+  int n_parts;                                 // 1: the whole
+  std::ptrdiff_t part;                         // from one to the next
   T* slots[max_slots + 1];                     // of the optimizer; then the moving average of the weights, or null
   bfloat16* operands;                          // the weights as products read them; may be null
   std::ptrdiff_t n;                            // those that are trained
@@ -44,8 +47,14 @@ FASTMLP_DEVICE double sum_partials(const double* partials, unsigned n, double* r
   return block_sum(sum, room);
 }
 
-template <class T> FASTMLP_DEVICE T finished(const Parameters<T>& p, std::ptrdiff_t i, T alpha, T scale) {
-  return (p.gradient[i] + (p.decays(i) ? alpha : T(0)) * p.w[i]) * scale;
+template <class T> FASTMLP_DEVICE T sum_of_parts(const Parameters<T>& p, std::ptrdiff_t i) {
+  T sum = p.gradient[i];
+  for (int part = 1; part < p.n_parts; ++part) sum += p.gradient[part * p.part + i];
+  return sum;
+}
+
+template <class T> FASTMLP_DEVICE T finished(const Parameters<T>& p, std::ptrdiff_t i, T gradient, T alpha, T scale) {
+  return (gradient + (p.decays(i) ? alpha : T(0)) * p.w[i]) * scale;
 }
 
 FASTMLP_DEVICE double scale_of(const StepState& state) { return state.weight != 0 ? 1 / state.weight : 0; }
@@ -56,7 +65,7 @@ template <class T> FASTMLP_KERNEL finish_gradient(Parameters<T> p, T alpha, doub
   const T scale = T(scale_of(*state));
   double squares = 0;
   for_each_of_thread(p.n, [&](std::ptrdiff_t i) {
-    const T g = p.gradient[i] = finished(p, i, alpha, scale);
+    const T g = p.gradient[i] = finished(p, i, sum_of_parts(p, i), alpha, scale);
     squares += double(g) * double(g);
   });
   squares = block_sum(squares, room);
@@ -108,7 +117,8 @@ template <class T> FASTMLP_KERNEL update(Parameters<T> p, UpdateHow<T> how, Step
     Optimizers::visit(how.optimizer, [&](auto entry) {
       for_each_of_thread(p.n, [&](std::ptrdiff_t i) {
         if (p.decays(i)) squares += double(p.w[i]) * double(p.w[i]);
-        step<decltype(entry)>(p, i, finished(p, i, alpha, scale), how.clip_value, c);
+        const T gradient = clips ? p.gradient[i] : sum_of_parts(p, i); // finish_gradient has added them up
+        step<decltype(entry)>(p, i, finished(p, i, gradient, alpha, scale), how.clip_value, c);
       });
     });
   }
