@@ -26,7 +26,11 @@ std::size_t setting(const char* name, std::size_t otherwise) {
   return given ? std::size_t(std::strtoull(given, nullptr, 10)) : otherwise;
 }
 
-template <class T> T as_tf32(T x) { return sizeof(T) == 4 ? T(nvcuda::wmma::__float_to_tf32(float(x))) : x; }
+// With 10 bits of fraction, to the nearest, as tensor cores are given it.
+float as_tf32(float x) {
+  return x - x == 0 ? from_bits<float>((to_bits(x) + 0x1000u) & ~0x1fffu) : x;
+}
+double as_tf32(double x) { return x; }
 
 template <class T> class LoopProducts final : public Products<T> {
 public:
@@ -80,7 +84,8 @@ public:
   void* allocate(std::size_t n) override {
     if (n > free_bytes()) throw OutOfMemory("no memory for " + gibibytes(n));
     used += n;
-    void* memory = std::calloc(n, 1);
+    void* memory = std::calloc(n + guard_bytes, 1);
+    std::memset(static_cast<char*>(memory) + n, on_host::guard, guard_bytes);
     sizes[memory] = n;
     return memory;
   }
@@ -116,12 +121,22 @@ public:
           ready.push_back(at);
       const std::size_t chosen = ready.at(order != 0 ? on_host::next_random(order) % ready.size() : 0);
       list.run(left[chosen]);
+      check_guards();
       done[left[chosen]] = true;
       left.erase(left.begin() + std::ptrdiff_t(chosen));
     }
   }
 
 private:
+  static constexpr std::size_t guard_bytes = 256;
+
+  void check_guards() const {
+    for (const auto& [memory, n] : sizes)
+      for (std::size_t i = 0; i < guard_bytes; ++i)
+        if (static_cast<const unsigned char*>(memory)[n + i] != on_host::guard)
+          throw std::runtime_error("an operation wrote beyond the end of a buffer of " + std::to_string(n) + " bytes");
+  }
+
   static void move(void* to, const void* from, std::size_t n) {
     if (n > 0) std::memcpy(to, from, n);
   }

@@ -124,7 +124,7 @@ public:
     add({gradient, 0, op.trained, false});
     update({parameters, 0, op.trained, true});
     update({slots, 0, (op.n_slots + op.averages) * op.slot_size, true});
-    if (op.has_shadow) add({shadow, 0, op.matrices, true});
+    if (op.has_shadow) add({shadow, 0, op.trained, true});
     all(step_table, false);
     all(state, true);
     all(reports, true);

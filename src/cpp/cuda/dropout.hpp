@@ -19,11 +19,13 @@ template <class T> struct Dropout {
 // Of the next step of the state.
 template <class T> struct Kept {
   FASTMLP_HOST_DEVICE Kept(const Dropout<T>& dropout, const StepState* state) : threshold(0), scale(1) {
-    if (!state || !(state->key.is_set() || state->seed.is_set()) || dropout.threshold == 0) return;
+    if (!state || dropout.threshold == 0) return;
+    RandomKey step = state->key;
+    if (!step.is_set() && state->seed.is_set()) step = state->seed.of(std::uint64_t(state->t + 1));
+    if (!step.is_set()) return;
     threshold = dropout.threshold;
     scale = dropout.scale;
-    key = (state->key.is_set() ? state->key : state->seed.of(std::uint64_t(state->t + 1)))
-              .of(std::uint64_t(dropout.layer));
+    key = step.of(std::uint64_t(dropout.layer));
   }
   FASTMLP_HOST_DEVICE T operator()(T value, int row, int unit) const {
     if (threshold == 0) return value;

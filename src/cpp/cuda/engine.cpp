@@ -23,7 +23,7 @@ public:
     need("parameters and gradients",
          {{parameters, bytes(layout.size)},
           {gradient, bytes(layout.size)},
-          {shadow, precision == Precision::bf16 ? 2 * std::size_t(layout.matrices) : 0},
+          {shadow, precision == Precision::bf16 ? 2 * std::size_t(layout.trained) : 0},
           {state, sizeof(StepState)},
           {reports, sizeof(BatchReport)},
           {step_table, sizeof(StepCoefficients<T>)}});

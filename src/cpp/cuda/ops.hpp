@@ -29,7 +29,7 @@ enum Buffer : int {
   parameters,  // real: layout.hpp
   gradient,    // real, likewise
   slots,       // real, likewise, one after another
-  shadow,      // bfloat16: a copy of the matrices among the parameters
+  shadow,      // bfloat16: a copy of what is trained, of which products read the matrices
   n_shared_buffers
 };
 
