@@ -27,9 +27,7 @@ std::size_t setting(const char* name, std::size_t otherwise) {
 }
 
 // With 10 bits of fraction, to the nearest, as tensor cores are given it.
-float as_tf32(float x) {
-  return x - x == 0 ? from_bits<float>((to_bits(x) + 0x1000u) & ~0x1fffu) : x;
-}
+float as_tf32(float x) { return x - x == 0 ? from_bits<float>((to_bits(x) + 0x1000u) & ~0x1fffu) : x; }
 double as_tf32(double x) { return x; }
 
 template <class T> class LoopProducts final : public Products<T> {

@@ -23,8 +23,8 @@ inline py::dict cuda_status(const std::string& library, int device, const std::v
     engine = api.name;
     api.status(device, names.data(), int(names.size()), &status);
   }
-  static const char* const states[] = {"ok",        "no_driver",      "driver_too_old", "no_device",
-                                       "device_too_old", "no_cublas", "error"};
+  static const char* const states[] = {"ok",        "no_driver", "driver_too_old", "no_device", "device_too_old",
+                                       "no_cublas", "error"};
   py::dict d;
   d["state"] = states[int(status.state)];
   d["detail"] = status.detail;

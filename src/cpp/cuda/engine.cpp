@@ -20,13 +20,12 @@ public:
       : network(given), device(std::move(on)), layout(network), precision(precision),
         plan(network, layout, precision, sizeof(T) == 8), data(*device, network.n_targets()), chunk(*device) {
     for (int i = 0; i < plan.buffers.end(); ++i) memory.emplace_back(*device);
-    need("parameters and gradients",
-         {{parameters, bytes(layout.size)},
-          {gradient, bytes(layout.size)},
-          {shadow, precision == Precision::bf16 ? 2 * std::size_t(layout.trained) : 0},
-          {state, sizeof(StepState)},
-          {reports, sizeof(BatchReport)},
-          {step_table, sizeof(StepCoefficients<T>)}});
+    need("parameters and gradients", {{parameters, bytes(layout.size)},
+                                      {gradient, bytes(layout.size)},
+                                      {shadow, precision == Precision::bf16 ? 2 * std::size_t(layout.trained) : 0},
+                                      {state, sizeof(StepState)},
+                                      {reports, sizeof(BatchReport)},
+                                      {step_table, sizeof(StepCoefficients<T>)}});
   }
 
   // --- parameters and slots
@@ -112,9 +111,8 @@ public:
     start.key = dropout;
     device->upload(at(state), &start, sizeof start);
     const Rows all = on_device.rows(int(n), rows != nullptr);
-    device->run(program({2, double(n), alpha, double(rows != nullptr), double(on_device.serial)}, on_device, [&] {
-      return plan.loss_and_gradient(all, on_device.stride, alpha);
-    }));
+    device->run(program({2, double(n), alpha, double(rows != nullptr), double(on_device.serial)}, on_device,
+                        [&] { return plan.loss_and_gradient(all, on_device.stride, alpha); }));
     const StepState end = read_state();
     std::vector<T> here(std::size_t(layout.size), T(0));
     device->download(here.data(), at(gradient), bytes(layout.trained));
@@ -141,7 +139,8 @@ public:
     device->upload(at(state), &start, sizeof start);
     Rule unclipped = rule;
     unclipped.clip_norm = infinity;
-    device->run(program(key_of(unclipped, {3}), nothing, [&] { return std::vector<Op>{plan.update(0, unclipped, 0)}; }));
+    device->run(
+        program(key_of(unclipped, {3}), nothing, [&] { return std::vector<Op>{plan.update(0, unclipped, 0)}; }));
     rule.t = read_state().t;
   }
 
@@ -154,9 +153,8 @@ public:
     for_each_chunk(n, [&](std::int64_t first, int count) {
       prepare(count, false);
       start_at(first);
-      device->run(program({4, double(count), double(rows != nullptr), double(on_device.serial)}, on_device, [&] {
-        return plan.evaluation(on_device.rows(count, rows != nullptr), on_device.stride);
-      }));
+      device->run(program({4, double(count), double(rows != nullptr), double(on_device.serial)}, on_device,
+                          [&] { return plan.evaluation(on_device.rows(count, rows != nullptr), on_device.stride); }));
       device->download(out + first * network.n_outputs(), at(plan.buffers.predictions()),
                        std::size_t(count) * std::size_t(network.n_outputs()) * sizeof(T));
       const StepState end = read_state();
@@ -181,9 +179,8 @@ public:
       if (chunk.X.reserve(packed.size() * sizeof(T))) programs.clear();
       device->upload(chunk.X.get(), packed.data(), packed.size() * sizeof(T));
       start_at(0);
-      device->run(program({5, double(count), double(layer)}, chunk, [&] {
-        return plan.prediction({count, false, false, false}, columns, layer);
-      }));
+      device->run(program({5, double(count), double(layer)}, chunk,
+                          [&] { return plan.prediction({count, false, false, false}, columns, layer); }));
       read_units(last ? plan.buffers.predictions() : plan.buffers.of(Buffers::units, layer), count, width,
                  last ? width : padded(width), !last && precision == Precision::bf16, out + first * width);
     });
@@ -223,16 +220,22 @@ private:
       throw std::invalid_argument("a batch on a GPU may have at most 2**30 rows, got " + std::to_string(n));
     std::vector<std::pair<int, std::size_t>> wanted;
     int buffer = n_shared_buffers;
-    for (const BufferSize& size : plan.sizes(int(n), training)) wanted.emplace_back(buffer++, size.n * size_of(size.element));
+    for (const BufferSize& size : plan.sizes(int(n), training))
+      wanted.emplace_back(buffer++, size.n * size_of(size.element));
     need("batches of " + std::to_string(n) + " rows", wanted);
   }
   static std::size_t size_of(Element element) {
     switch (element) {
-    case Element::real: return sizeof(T);
-    case Element::bfloat16: return 2;
-    case Element::int32: return 4;
-    case Element::byte: return 1;
-    default: return 8;
+    case Element::real:
+      return sizeof(T);
+    case Element::bfloat16:
+      return 2;
+    case Element::int32:
+      return 4;
+    case Element::byte:
+      return 1;
+    default:
+      return 8;
     }
   }
 
@@ -361,7 +364,8 @@ private:
     } else {
       device->download(numbers.data(), at(buffer), all * sizeof(T));
     }
-    for (int i = 0; i < n; ++i) std::copy_n(numbers.data() + std::ptrdiff_t(i) * ld, width, out + std::ptrdiff_t(i) * width);
+    for (int i = 0; i < n; ++i)
+      std::copy_n(numbers.data() + std::ptrdiff_t(i) * ld, width, out + std::ptrdiff_t(i) * width);
   }
 
   const Network network;
@@ -382,7 +386,8 @@ private:
 template <class T>
 std::unique_ptr<Engine<T>> make_engine(const Network& network, std::unique_ptr<Device> device, Precision precision) {
   if (sizeof(T) == 8 && precision != Precision::ieee)
-    throw std::invalid_argument("the precisions 'tf32' and 'bf16' are for float32 data: pass float32 or dtype='float32'");
+    throw std::invalid_argument(
+        "the precisions 'tf32' and 'bf16' are for float32 data: pass float32 or dtype='float32'");
   return std::make_unique<DeviceEngine<T>>(network, std::move(device), precision);
 }
 

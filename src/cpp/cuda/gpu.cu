@@ -33,9 +33,8 @@ private:
   template <class A> static void plain(const Product& op, const ProductOperands<T>& operands, cudaStream_t stream) {
     if constexpr (sizeof(T) == 4 || sizeof(A) == 8)
       launch_plain_product<T, A>(stream, {op.m, op.n, op.k, op.transpose_a, op.transpose_b, op.relu,
-                                          static_cast<const A*>(operands.a), op.a.ld,
-                                          static_cast<const A*>(operands.b), op.b.ld, operands.addend, operands.bias,
-                                          operands.c, op.c.ld});
+                                          static_cast<const A*>(operands.a), op.a.ld, static_cast<const A*>(operands.b),
+                                          op.b.ld, operands.addend, operands.bias, operands.c, op.c.ld});
   }
 
   LtProducts& lt;
@@ -219,8 +218,8 @@ void describe(int device, const char* const* names, int n_names, Status& status)
   const bool runs = cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
   cudaGetLastError();
   if (properties.major < 8 || !runs)
-    return report(State::device_too_old, "compute capability " + std::to_string(properties.major) + "." +
-                                             std::to_string(properties.minor));
+    return report(State::device_too_old,
+                  "compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor));
   std::size_t total = 0;
   check(cudaMemGetInfo(&status.free_bytes, &total), "asking for free memory");
   try {

@@ -85,8 +85,8 @@ private:
     for (int attribute : {Lt::alignment_a, Lt::alignment_b, Lt::alignment_c, Lt::alignment_d})
       prefer(attribute, &alignment, sizeof alignment);
     int n_found = 0; // a status that is not 0 means that there is none
-    const int status = lt.heuristic(handle, product, *first, *second, *result, *result, preference, 1, &heuristic,
-                                    &n_found);
+    const int status =
+        lt.heuristic(handle, product, *first, *second, *result, *result, preference, 1, &heuristic, &n_found);
     found = status == 0 && n_found > 0 && heuristic.status == 0 && heuristic.workspace_bytes <= workspace_bytes;
   }
 };
@@ -99,7 +99,7 @@ LtProducts::~LtProducts() {
 }
 
 LtProducts::Prepared& LtProducts::prepared(const Product& op, bool is_double, std::size_t workspace_bytes) {
-  const Key key{op.m,          op.n,          op.k,    op.a.ld,       op.b.ld,  op.c.ld,
+  const Key key{op.m,           op.n,           op.k,    op.a.ld,       op.b.ld,   op.c.ld,
                 op.transpose_a, op.transpose_b, op.relu, bool(op.bias), is_double, int(op.precision)};
   std::unique_ptr<Prepared>& found = all[key];
   if (!found) found = std::make_unique<Prepared>(lt, handle, op, is_double, workspace_bytes);

@@ -16,7 +16,8 @@ struct Plan::Batch {
 Plan::Plan(const Network& network, const Layout& layout, Precision precision, bool is_double)
     : buffers(network), network(network), layout(layout), precision(precision), is_double(is_double) {}
 
-// --- lists ------------------------------------------------------------------------------------------------------------
+// --- lists
+// ------------------------------------------------------------------------------------------------------------
 
 std::vector<Op> Plan::step(const Rows& rows, int stride, double alpha, const Rule& rule) const {
   Batch batch{{}, rows, stride, true};
@@ -79,7 +80,8 @@ std::vector<Op> Plan::refresh_shadow() const {
   return {Shadow{layout.matrices}};
 }
 
-// --- forward ----------------------------------------------------------------------------------------------------------
+// --- forward
+// ----------------------------------------------------------------------------------------------------------
 
 // To the sums of layer `to`.
 void Plan::forward(Batch& batch, int to) const {
@@ -92,8 +94,7 @@ void Plan::forward(Batch& batch, int to) const {
     batch.ops.push_back(Product{batch.rows.n, network.sizes[l + 1], network.sizes[l], false, false,
                                 rows_view(Buffers::units, l), weights_operand(l),
                                 rows_view(fused ? Buffers::units : Buffers::sums, l + 1), View{},
-                                fused ? layout.biases[l] : View{}, fused, precision,
-                                View{buffers.workspace(0), 0, 0}});
+                                fused ? layout.biases[l] : View{}, fused, precision, View{buffers.workspace(0), 0, 0}});
     if (!layout.projections[l]) continue;
     const View z = rows_view(Buffers::sums, l + 1); // in full precision, as its other term
     batch.ops.push_back(Product{batch.rows.n, network.sizes[l + 1], network.sizes[l], false, false,
@@ -115,7 +116,8 @@ void Plan::hidden_forward(Batch& batch, int layer) const {
   }
   batch.ops.push_back(AddBias{hidden, layout.biases[l], skip});
   if (batch.training)
-    batch.ops.push_back(Moments{hidden, layout.means[l], layout.variances[l], View{buffers.of(Buffers::room, layer), 0, 0}});
+    batch.ops.push_back(
+        Moments{hidden, layout.means[l], layout.variances[l], View{buffers.of(Buffers::room, layer), 0, 0}});
   else
     batch.ops.push_back(UseRunning{hidden, layout.means[l], layout.variances[l]});
   batch.ops.push_back(Activate{hidden, View{}, View{}, false});
@@ -131,7 +133,8 @@ void Plan::loss(Batch& batch, bool gradient) const {
     batch.ops.push_back(LinkRows{batch.rows, z, bias, View{buffers.predictions(), 0, network.n_outputs()}, room});
 }
 
-// --- backward ---------------------------------------------------------------------------------------------------------
+// --- backward
+// ---------------------------------------------------------------------------------------------------------
 
 void Plan::backward(Batch& batch) const {
   const Buffers::Kind operand = precision == Precision::bf16 ? Buffers::operands : Buffers::deltas;
@@ -149,8 +152,8 @@ void Plan::backward(Batch& batch) const {
     Hidden of_biases{};
     of_biases.rows = batch.rows;
     of_biases.units = fan_out;
-    batch.ops.push_back(
-        SumColumns{of_biases, delta, in_gradient(layout.biases[l]), View{}, View{buffers.of(Buffers::room, above), 0, 0}});
+    batch.ops.push_back(SumColumns{of_biases, delta, in_gradient(layout.biases[l]), View{},
+                                   View{buffers.of(Buffers::room, above), 0, 0}});
     if (layout.projections[l])
       batch.ops.push_back(Product{fan_in, fan_out, n, true, false, rows_view(Buffers::sums, l), full_delta,
                                   in_gradient(layout.projections[l]), View{}, View{}, false, in_full, ways[1]});
@@ -184,7 +187,8 @@ void Plan::hidden_backward(Batch& batch, int layer) const {
   if (operand) batch.ops.push_back(Cast{batch.rows.n, network.sizes[l], delta, operand});
 }
 
-// --- what layers are made of ------------------------------------------------------------------------------------------
+// --- what layers are made of
+// ------------------------------------------------------------------------------------------
 
 Hidden Plan::hidden(const Batch& batch, int layer) const {
   const int l = layer - 1;

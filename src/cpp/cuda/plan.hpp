@@ -1,8 +1,8 @@
 // From a network to lists of operations: what one batch needs, forward and back. The lists know no device.
 //
-// With a network of plain layers a step is: gather; for each layer a product and, hidden ones, the activation; the loss;
-// going back for each layer the products for the gradient of its weights, beside the way down, and for the deltas below,
-// which are differentiated; the optimizer.
+// With a network of plain layers a step is: gather; for each layer a product and, hidden ones, the activation; the
+// loss; going back for each layer the products for the gradient of its weights, beside the way down, and for the deltas
+// below, which are differentiated; the optimizer.
 #pragma once
 
 #include "layout.hpp"
