@@ -211,6 +211,7 @@ void test_cuda_fused() {
   for (const std::string& name : Activations::names())
     test_all<Precision::ieee>("output activation " + name, Network({9, 20, 4}, {"tanh"}, "squared_error", {}, {}, name),
                               20);
+  test_all<Precision::ieee>("no hidden layer", Network({9, 4}, {}, "log_loss"), 70);
   HiddenExtras dropout;
   dropout.dropout = {0.2, 0.5};
   test_all<Precision::ieee>("dropout", Network({9, 20, 4}, {"silu"}, "squared_error", {}, dropout), 70);

@@ -48,6 +48,8 @@ struct FusedPlan {
 // So many tiles of gradients a warp holds in registers: one compiled kernel for each number.
 constexpr int few_slots = 7, many_slots = 16;
 
+constexpr int kernels_own_bytes = 512; // of shared memory, beside what a plan gives out
+
 namespace fused {
 
 // Rows of 32-bit words fall on banks 4 apart, so that the reads of a warp do not collide.
@@ -80,7 +82,7 @@ inline void place(FusedPlan& plan, const RowLoss& loss, std::size_t operand_byte
 
 } // namespace fused
 
-// None if the network does not fit, or does more than activations and dropout.
+// None if the network does not fit into a block's shared memory, or does more than activations and dropout.
 inline std::optional<FusedPlan> fused_plan(const Network& network, Precision precision, int most_shared_bytes) {
   FusedPlan plan{};
   const int L = plan.n_layers = network.n_layers();
@@ -106,7 +108,7 @@ inline std::optional<FusedPlan> fused_plan(const Network& network, Precision pre
     return std::nullopt;
   for (int rows : {64, 32, 16}) {
     fused::place(plan, network.row_loss(), precision == Precision::bf16 ? sizeof(bfloat16) : sizeof(float), rows);
-    if (plan.shared_bytes <= most_shared_bytes) return plan;
+    if (plan.shared_bytes + kernels_own_bytes <= most_shared_bytes) return plan;
   }
   return std::nullopt;
 }
