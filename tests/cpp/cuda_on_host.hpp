@@ -135,12 +135,13 @@ public:
   Fiber* current = nullptr;
   unsigned char* memory = nullptr;
 
-private:
-  static std::string name_of(const Place& place) { return std::string(place.file) + ":" + std::to_string(place.line); }
   [[noreturn]] void fail(const std::string& what) {
     failure = what;
     go_to(scheduler);
   }
+
+private:
+  static std::string name_of(const Place& place) { return std::string(place.file) + ":" + std::to_string(place.line); }
   static void start();
 
   const std::function<void()>& kernel;
@@ -311,6 +312,25 @@ inline void mma_bf16(float* c, const std::uint32_t* a, const std::uint32_t* b) {
         return on_host::half_of(w.a[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2);
       },
       [](Warp& w, int k, int column) { return on_host::half_of(w.b[column * 4 + k % 8 / 2][k / 8], k % 2); });
+}
+
+// Four 8 x 8 matrices of 16-bit numbers, whose rows begin where the lanes say: PTX ISA, ldmatrix.
+template <bool transposed, class H> void load_matrices(std::uint32_t* x, const H* row) {
+  using namespace on_host;
+  Warp& warp = block->warp();
+  const int lane = block->lane(), g = lane / 4, t = lane % 4;
+  if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0) block->fail("a row of a matrix is not aligned to 16 bytes");
+  std::memcpy(warp.exchange[lane], &row, sizeof row);
+  __syncwarp();
+  const auto number = [&](int matrix, int i, int j) {
+    const H* from;
+    std::memcpy(&from, warp.exchange[8 * matrix + i], sizeof from);
+    return std::uint32_t(from[j].bits);
+  };
+  for (int m = 0; m < 4; ++m)
+    x[m] = transposed ? number(m, 2 * t, g) | number(m, 2 * t + 1, g) << 16
+                      : number(m, g, 2 * t) | number(m, g, 2 * t + 1) << 16;
+  __syncwarp();
 }
 
 } // namespace fastmlp::cuda
