@@ -72,8 +72,22 @@ struct Warp {
   std::uint32_t a[warp_lanes][4], b[warp_lanes][2]; // of a product
 };
 
+// Where to go on, without the system call that swapcontext makes for the mask of signals.
+struct Point {
+  void* words[5];
+};
+[[noreturn]] __attribute__((noinline)) inline void go_to(Point& to) { __builtin_longjmp(to.words, 1); }
+__attribute__((noinline)) inline void leave(Point& from, Point& to) {
+  if (__builtin_setjmp(from.words) == 0) go_to(to);
+}
+__attribute__((noinline)) inline void enter(Point& from, const ucontext_t& to) { // for the first time
+  if (__builtin_setjmp(from.words) == 0) setcontext(&to);
+}
+
 struct Fiber {
   ucontext_t context;
+  Point point;
+  bool started = false;
   std::unique_ptr<char[]> stack;
   dim3 thread;
   int number;
@@ -113,8 +127,7 @@ public:
       runnable.insert(runnable.end(), at.waiting.begin(), at.waiting.end());
       at.waiting.clear();
     }
-    Fiber* const self = current;
-    swapcontext(&self->context, &scheduler);
+    leave(current->point, scheduler);
   }
 
   dim3 number, blocks, threads;
@@ -122,12 +135,13 @@ public:
   Fiber* current = nullptr;
   unsigned char* memory = nullptr;
 
+  [[noreturn]] void fail(const std::string& what) {
+    failure = what;
+    go_to(scheduler);
+  }
+
 private:
   static std::string name_of(const Place& place) { return std::string(place.file) + ":" + std::to_string(place.line); }
-  void fail(const std::string& what) {
-    failure = what;
-    swapcontext(&current->context, &scheduler); // never to return
-  }
   static void start();
 
   const std::function<void()>& kernel;
@@ -139,7 +153,7 @@ private:
   std::vector<int> runnable;
   std::string failure;
   int done = 0;
-  ucontext_t scheduler;
+  Point scheduler;
 };
 
 inline Block* block = nullptr; // that runs
@@ -149,7 +163,7 @@ inline std::vector<std::unique_ptr<char[]>> free_stacks;
 inline void Block::start() {
   block->kernel();
   ++block->done;
-  swapcontext(&block->current->context, &block->scheduler);
+  go_to(block->scheduler);
 }
 
 // The next of a stream of numbers (Marsaglia 2003, Xorshift RNGs).
@@ -182,7 +196,12 @@ inline void Block::run(unsigned seed) {
     if (seed != 0) std::swap(runnable[next_random(state) % runnable.size()], runnable.back());
     current = &fibers[std::size_t(runnable.back())];
     runnable.pop_back();
-    swapcontext(&scheduler, &current->context);
+    if (current->started) {
+      leave(scheduler, current->point);
+    } else {
+      current->started = true;
+      enter(scheduler, current->context);
+    }
   }
   if (failure.empty() && done != n)
     failure = "only " + std::to_string(done) + " of " + std::to_string(n) + " threads ended: the others wait, " +
@@ -293,6 +312,25 @@ inline void mma_bf16(float* c, const std::uint32_t* a, const std::uint32_t* b) {
         return on_host::half_of(w.a[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2);
       },
       [](Warp& w, int k, int column) { return on_host::half_of(w.b[column * 4 + k % 8 / 2][k / 8], k % 2); });
+}
+
+// Four 8 x 8 matrices of 16-bit numbers, whose rows begin where the lanes say: PTX ISA, ldmatrix.
+template <bool transposed, class H> void load_matrices(std::uint32_t* x, const H* row) {
+  using namespace on_host;
+  Warp& warp = block->warp();
+  const int lane = block->lane(), g = lane / 4, t = lane % 4;
+  if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0) block->fail("a row of a matrix is not aligned to 16 bytes");
+  std::memcpy(warp.exchange[lane], &row, sizeof row);
+  __syncwarp();
+  const auto number = [&](int matrix, int i, int j) {
+    const H* from;
+    std::memcpy(&from, warp.exchange[8 * matrix + i], sizeof from);
+    return std::uint32_t(from[j].bits);
+  };
+  for (int m = 0; m < 4; ++m)
+    x[m] = transposed ? number(m, 2 * t, g) | number(m, 2 * t + 1, g) << 16
+                      : number(m, g, 2 * t) | number(m, g, 2 * t + 1) << 16;
+  __syncwarp();
 }
 
 } // namespace fastmlp::cuda

@@ -163,7 +163,7 @@ void test_against_cpu(const Setting& setting) {
     const std::string what = "many fits, " + setting.optimizer + ", model " + std::to_string(m);
     const std::vector<double> w(right.w.begin(), right.w.end());
     check_close(setting.clips_and_averages ? model.slots.back() : model.w, w, what);
-    check_close(Array<double>(model.losses.begin(), model.losses.end()), right.losses, what + ", losses");
+    check_close(Array<float>(model.losses.begin(), model.losses.end()), right.losses, what + ", losses");
     check(said[std::size_t(m)].state.t == right.rule.t && said[std::size_t(m)].n_iter == n_epochs, what + ", steps");
   }
 }

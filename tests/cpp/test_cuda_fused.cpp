@@ -79,11 +79,10 @@ Gradient by_cpu(const Problem& p) {
   return g;
 }
 
-template <Precision precision> Gradient by_kernel(const Problem& p, int n_blocks) {
-  const std::optional<FusedPlan> plan = fused_plan(p.network, precision, most_shared_bytes);
-  if (!plan) throw std::runtime_error("the network does not fit");
-  const std::size_t n = std::size_t(plan->n_parameters);
-  std::vector<float> parts(n * std::size_t(n_blocks), NAN);
+template <Precision precision>
+Gradient by_kernel(const Problem& p, int n_blocks, const FusedPlan& plan, float before = NAN) {
+  const std::size_t n = std::size_t(plan.n_parameters);
+  std::vector<float> parts(n * std::size_t(n_blocks), before);
   std::vector<double> partials(2 * std::size_t(n_blocks));
   StepState state;
   state.seed = seed;
@@ -97,10 +96,16 @@ template <Precision precision> Gradient by_kernel(const Problem& p, int n_blocks
   data.gradients = parts.data();
   data.partials = partials.data();
   data.state = &state;
-  launch_fused(nullptr, precision, *plan, data, n_blocks);
+  launch_fused(nullptr, precision, plan, data, n_blocks);
   Gradient g{Array<float>(n), state.loss, state.weight};
   for (std::size_t i = 0; i < parts.size(); ++i) g.numbers[i % n] += parts[i];
   return g;
+}
+
+template <Precision precision> Gradient by_kernel(const Problem& p, int n_blocks) {
+  const std::optional<FusedPlan> plan = fused_plan(p.network, precision, most_shared_bytes);
+  if (!plan) throw std::runtime_error("the network does not fit");
+  return by_kernel<precision>(p, n_blocks, *plan);
 }
 
 // The largest difference, relative to the largest number.
@@ -136,14 +141,13 @@ template <Precision precision> void test_all(const std::string& name, const Netw
 
 void test_schedules() {
   const Problem problem(Network({17, 33, 16, 5}, {"gelu", "tanh"}, "log_loss"), 150, true);
-  const Gradient first = by_kernel<Precision::tf32>(problem, 2);
-  bool same = true;
+  const Gradient tf32 = by_kernel<Precision::tf32>(problem, 2), bf16 = by_kernel<Precision::bf16>(problem, 2);
   for (unsigned s = 1; s <= 6; ++s) {
     on_host::schedule_seed = s;
-    same = same && by_kernel<Precision::tf32>(problem, 2) == first;
+    check(by_kernel<Precision::tf32>(problem, 2) == tf32, "fused, tf32: the same bits in every schedule");
+    check(by_kernel<Precision::bf16>(problem, 2) == bf16, "fused, bf16: the same bits in every schedule");
   }
   on_host::schedule_seed = 0;
-  check(same, "fused: the same bits in every schedule");
 }
 
 void test_plans() {
@@ -161,6 +165,41 @@ void test_plans() {
   normalized.normalizations = {"layer_norm"};
   check(!fits(Network({8, 8, 1}, {"relu"}, "squared_error", {}, normalized), Precision::ieee),
         "no normalisation in the fused step");
+}
+
+// Parameters with gaps between rows and arrays: the same gradient, and nothing in the gaps.
+void test_layout() {
+  struct View {
+    std::ptrdiff_t offset, ld;
+  };
+  struct {
+    std::vector<View> coefs{{0, 24}, {240, 8}}, biases{{416, 0}, {448, 0}};
+    std::ptrdiff_t trained = 480;
+  } const layout;
+  const Problem problem(Network({9, 20, 4}, {"tanh"}, "log_loss"), 40, false);
+  const Gradient expected = by_kernel<Precision::ieee>(problem, 2);
+  Problem spread = problem;
+  spread.parameters.assign(480, 0.0f);
+  std::vector<std::ptrdiff_t> places(problem.parameters.size());
+  for (int l = 0; l < 2; ++l) {
+    const Network& network = problem.network;
+    const int n_out = network.sizes[l + 1];
+    for (int j = 0; j < n_out; ++j) {
+      for (int i = 0; i < network.sizes[l]; ++i)
+        places[network.coefs[l] + i * n_out + j] = layout.coefs[l].offset + i * layout.coefs[l].ld + j;
+      places[network.biases[l] + j] = layout.biases[l].offset + j;
+    }
+  }
+  for (std::size_t i = 0; i < places.size(); ++i) spread.parameters[places[i]] = problem.parameters[i];
+  Gradient computed = by_kernel<Precision::ieee>(
+      spread, 2, *fused_plan(problem.network, Precision::ieee, most_shared_bytes, layout), 0.0f);
+  bool same = computed.loss == expected.loss;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    same = same && computed.numbers[places[i]] == expected.numbers[i];
+    computed.numbers[places[i]] = 0;
+  }
+  for (float left : computed.numbers) same = same && left == 0;
+  check(same, "fused, parameters with gaps");
 }
 
 // A step with the parts that it leaves, as many as blocks.
@@ -202,6 +241,7 @@ void test_update_of_parts() {
 
 void test_cuda_fused() {
   test_plans();
+  test_layout();
   test_update_of_parts();
   test_schedules();
   for (const std::string& name : HiddenActivations::names())
@@ -211,6 +251,7 @@ void test_cuda_fused() {
   for (const std::string& name : Activations::names())
     test_all<Precision::ieee>("output activation " + name, Network({9, 20, 4}, {"tanh"}, "squared_error", {}, {}, name),
                               20);
+  test_all<Precision::ieee>("no hidden layer", Network({9, 4}, {}, "log_loss"), 70);
   HiddenExtras dropout;
   dropout.dropout = {0.2, 0.5};
   test_all<Precision::ieee>("dropout", Network({9, 20, 4}, {"silu"}, "squared_error", {}, dropout), 70);

@@ -61,7 +61,7 @@ inline std::optional<FitPlan> fit_plan(const Network& network, Precision precisi
     FusedPlan smaller = *plan;
     fused::place(smaller, network.row_loss(), operand, rows);
     const int at = smaller.shared_bytes;
-    if (std::size_t(at) + fit_state_bytes(smaller, n_slots) > std::size_t(most_shared_bytes)) continue;
+    if (at + fit_state_bytes(smaller, n_slots) + kernels_own_bytes > std::size_t(most_shared_bytes)) continue;
     smaller.shared_bytes += int(fit_state_bytes(smaller, n_slots));
     return FitPlan{smaller, at};
   }

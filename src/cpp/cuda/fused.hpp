@@ -18,7 +18,7 @@ struct FusedData {
   BatchRows rows;
   Targets<float> targets;
   RowLoss loss;     // its hyper-parameters are in the device's memory
-  const float* w;   // flat
+  const float* w;   // where the plan says
   float* gradients; // [blocks][n_parameters], of the weighted sum of the losses
   double* partials; // [blocks][2]
   StepState* state;

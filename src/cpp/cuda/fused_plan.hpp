@@ -28,8 +28,9 @@ struct FusedPlan {
   int sizes[most_fused_layers + 1], padded[most_fused_layers + 1];
   int activations[most_fused_layers + 1]; // numbers in Activations of layers of units; of the outputs -1 for none
   bool keeps_z[most_fused_layers + 1];
-  std::int64_t coefs[most_fused_layers + 1], biases[most_fused_layers + 1]; // in the flat buffer
-  std::int64_t n_parameters; // of the flat buffer that are trained: the length of a block's gradient
+  std::int64_t coefs[most_fused_layers + 1], ld_coefs[most_fused_layers + 1]; // in the buffer of parameters
+  std::int64_t biases[most_fused_layers + 1];
+  std::int64_t n_parameters; // of that buffer that are trained: the length of a block's gradient
   int rows;                  // that a block takes at once
   Dropout<float> dropout[most_fused_layers + 1];
 
@@ -47,6 +48,8 @@ struct FusedPlan {
 
 // So many tiles of gradients a warp holds in registers: one compiled kernel for each number.
 constexpr int few_slots = 7, many_slots = 16;
+
+constexpr int kernels_own_bytes = 1024; // of shared memory, beside what a plan gives out
 
 namespace fused {
 
@@ -80,7 +83,7 @@ inline void place(FusedPlan& plan, const RowLoss& loss, std::size_t operand_byte
 
 } // namespace fused
 
-// None if the network does not fit, or does more than activations and dropout.
+// None if the network does not fit into a block's shared memory, or does more than activations and dropout.
 inline std::optional<FusedPlan> fused_plan(const Network& network, Precision precision, int most_shared_bytes) {
   FusedPlan plan{};
   const int L = plan.n_layers = network.n_layers();
@@ -98,6 +101,7 @@ inline std::optional<FusedPlan> fused_plan(const Network& network, Precision pre
     plan.activations[l] = network.activation_of(l - 1);
     if (l < L) Activations::visit(plan.activations[l], [&](auto entry) { plan.keeps_z[l] = !entry.slope_from_output; });
     plan.coefs[l] = network.coefs[l - 1];
+    plan.ld_coefs[l] = network.sizes[l];
     plan.biases[l] = network.biases[l - 1];
     plan.first_tile[l + 1] = plan.first_tile[l] + plan.padded[l - 1] / fused_tile * (plan.padded[l] / fused_tile);
     plan.first_bias[l + 1] = plan.first_bias[l] + plan.sizes[l];
@@ -106,9 +110,26 @@ inline std::optional<FusedPlan> fused_plan(const Network& network, Precision pre
     return std::nullopt;
   for (int rows : {64, 32, 16}) {
     fused::place(plan, network.row_loss(), precision == Precision::bf16 ? sizeof(bfloat16) : sizeof(float), rows);
-    if (plan.shared_bytes <= most_shared_bytes) return plan;
+    if (plan.shared_bytes + kernels_own_bytes <= most_shared_bytes) return plan;
   }
   return std::nullopt;
+}
+
+// For parameters that lie as `layout` says: where each array begins and how far its rows are apart. Gaps are not
+// written.
+template <class Layout>
+std::optional<FusedPlan> fused_plan(const Network& network, Precision precision, int most_shared_bytes,
+                                    const Layout& layout) {
+  std::optional<FusedPlan> plan = fused_plan(network, precision, most_shared_bytes);
+  if (!plan) return plan;
+  plan->n_parameters = layout.trained;
+  for (int l = 1; l <= plan->n_layers; ++l) {
+    const std::size_t at = std::size_t(l) - 1;
+    plan->coefs[l] = layout.coefs[at].offset;
+    plan->ld_coefs[l] = layout.coefs[at].ld;
+    plan->biases[l] = layout.biases[at].offset;
+  }
+  return plan;
 }
 
 } // namespace fastmlp::cuda

@@ -8,19 +8,31 @@
 
 namespace fastmlp::cuda {
 
-// The model's weights, slots and gradient: where they lie, or in the block's shared memory.
-FASTMLP_DEVICE Parameters<float> place_parameters(const FusedPlan& plan, const FitData& data, const FitModel& model,
-                                                  unsigned char* memory) {
+// What all threads of a block know of their model; in shared memory, as registers are for gradients.
+struct FitShared {
+  Parameters<float> parameters; // where they lie, or in the block's shared memory
+  FusedData batch;
+  double room[most_warps];
+};
+
+FASTMLP_DEVICE void describe_model(const FusedPlan& plan, const FitData& data, FitModel& model, unsigned char* memory,
+                                   FitShared& to) {
   const std::int64_t n = plan.n_parameters;
-  Parameters<float> p{};
+  float* const shared = data.state_at < 0 ? nullptr : reinterpret_cast<float*>(memory + data.state_at);
+  Parameters<float>& p = to.parameters;
   p.n = p.matrices_again = n;
   p.matrices_end = data.matrices_end;
   p.n_parts = 1;
-  float* shared = data.state_at < 0 ? nullptr : reinterpret_cast<float*>(memory + data.state_at);
+  p.operands = nullptr;
   p.gradient = shared ? shared : data.gradients + std::int64_t(blockIdx.x) * n;
   p.w = shared ? shared + n : model.w;
-  for (int s = 0; s < data.n_slots; ++s) p.slots[s] = shared ? shared + (2 + s) * n : model.slots[s];
-  return p;
+  for (int s = 0; s <= max_slots; ++s)
+    p.slots[s] = s >= data.n_slots ? nullptr : shared ? shared + (2 + s) * n : model.slots[s];
+  to.batch.X = data.X;
+  to.batch.stride = data.stride;
+  to.batch.targets = data.targets;
+  to.batch.loss = data.loss;
+  to.batch.state = &model.state;
 }
 
 FASTMLP_DEVICE void copy_numbers(const float* from, float* to, std::int64_t n) {
@@ -29,15 +41,15 @@ FASTMLP_DEVICE void copy_numbers(const float* from, float* to, std::int64_t n) {
 
 // Loss, weight and gradient of a batch; loss and weight are the same in all threads, and all have left the gradient.
 template <Precision precision>
-FASTMLP_DEVICE void batch_gradient(const FusedBlock<precision>& block, const FusedData& batch, float* gradient,
-                                   double* room, double& loss, double& weight) {
+FASTMLP_DEVICE void batch_gradient(const FusedBlock<precision>& block, FitShared& shared, double& loss,
+                                   double& weight) {
   FusedGradients<few_slots> gradients;
   loss = weight = 0;
-  for (int first = 0; first < batch.rows.n; first += block.plan.rows)
-    pass_tile(block, batch, first, gradients, loss, weight);
-  gradients.write(block.plan, gradient);
-  loss = block_sum(loss, room);
-  weight = block_sum(weight, room);
+  for (int first = 0; first < shared.batch.rows.n; first += block.plan.rows)
+    pass_tile(block, shared.batch, first, gradients, loss, weight);
+  gradients.write(block.plan, shared.parameters.gradient);
+  loss = block_sum(loss, shared.room);
+  weight = block_sum(weight, shared.room);
   __syncthreads();
 }
 
@@ -64,17 +76,6 @@ FASTMLP_DEVICE double fit_step(const Parameters<float>& p, const FitModel& model
   return block_sum(squares, room);
 }
 
-FASTMLP_DEVICE FusedData batch_of(const FitData& data, const FitModel& model, const std::int64_t* order, int n) {
-  FusedData batch{};
-  batch.X = data.X;
-  batch.stride = data.stride;
-  batch.rows = {order, nullptr, n};
-  batch.targets = data.targets;
-  batch.loss = data.loss;
-  batch.state = const_cast<StepState*>(&model.state);
-  return batch;
-}
-
 // scikit-learn's rule: too many epochs whose loss is not better than the best by tol end the training.
 FASTMLP_DEVICE void judge_epoch(FitModel& model, double loss) {
   model.no_improvement_count = loss > model.best_loss - model.tol ? model.no_improvement_count + 1 : 0;
@@ -84,13 +85,15 @@ FASTMLP_DEVICE void judge_epoch(FitModel& model, double loss) {
 }
 
 template <Precision precision>
-FASTMLP_KERNEL __launch_bounds__(fused_threads)
+FASTMLP_KERNEL __launch_bounds__(fused_threads, 1)
     fit_many(const FASTMLP_GRID_CONSTANT FusedPlan plan, const FASTMLP_GRID_CONSTANT FitData data) {
   FASTMLP_DYNAMIC_SHARED(unsigned char, memory);
-  __shared__ double room[most_warps];
+  __shared__ FitShared shared;
   FitModel& model = data.models[blockIdx.x];
   const FusedBlock<precision> block{plan, memory};
-  const Parameters<float> p = place_parameters(plan, data, model, memory);
+  const Parameters<float>& p = shared.parameters;
+  if (threadIdx.x == 0) describe_model(plan, data, model, memory, shared);
+  __syncthreads();
   copy_numbers(model.w, p.w, p.n);
   for (int s = 0; s < data.n_slots; ++s) copy_numbers(model.slots[s], p.slots[s], p.n);
   __syncthreads();
@@ -99,11 +102,12 @@ FASTMLP_KERNEL __launch_bounds__(fused_threads)
     double sum = 0; // of losses and penalties, times rows
     for (int first = 0; first < model.n_rows && model.goes_on(); first += model.batch_size) {
       const int left = model.n_rows - first, n = left < model.batch_size ? left : model.batch_size;
-      const std::int64_t* order = model.order + std::int64_t(epoch) * model.n_rows + first;
+      if (threadIdx.x == 0) shared.batch.rows = {model.order + std::int64_t(epoch) * model.n_rows + first, nullptr, n};
+      __syncthreads();
       double loss, weight, squares = 0;
-      batch_gradient<precision>(block, batch_of(data, model, order, n), p.gradient, room, loss, weight);
+      batch_gradient(block, shared, loss, weight);
       const bool moves = weight != 0 && loss == loss;
-      if (moves) squares = fit_step(p, model, data.optimizer, weight, room);
+      if (moves) squares = fit_step(p, model, data.optimizer, weight, shared.room);
       __syncthreads();
       if (moves) block.load_weights(p.w);
       const double scale = weight != 0 ? 1 / weight : 0;

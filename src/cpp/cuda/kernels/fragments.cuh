@@ -26,17 +26,41 @@ FASTMLP_DEVICE void mma_bf16(float* c, const std::uint32_t* a, const std::uint32
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+// Four 8 x 8 matrices of 16-bit numbers: lanes 8 m .. 8 m + 7 say where the rows of matrix m are, 16 bytes each. In
+// word m a lane gets numbers (g, 2t), (g, 2t + 1) of matrix m, or of its transpose.
+template <bool transposed> FASTMLP_DEVICE void load_matrices(std::uint32_t* x, const bfloat16* row) {
+  const unsigned at = unsigned(__cvta_generic_to_shared(row));
+  if constexpr (transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(at)
+                 : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(at)
+                 : "memory");
+}
 FASTMLP_DEVICE int lane_number() { return int(threadIdx.x) % warp_size; }
 #endif
 
-// A matrix in shared memory: element (i, j) is at p[i * row + j * column].
-template <class T> struct Strided {
+// A matrix in shared memory whose rows lie one after another, or whose columns do.
+template <class T> struct ByRows {
+  static constexpr bool by_rows = true;
   const T* p;
-  int row, column;
-  FASTMLP_HOST_DEVICE const T& operator()(int i, int j) const { return p[i * row + j * column]; }
-  FASTMLP_HOST_DEVICE Strided at(int i, int j) const { return {p + i * row + j * column, row, column}; }
+  int ld;
+  FASTMLP_HOST_DEVICE const T& operator()(int i, int j) const { return p[i * ld + j]; }
+  FASTMLP_HOST_DEVICE ByRows at(int i, int j) const { return {p + i * ld + j, ld}; }
+};
+template <class T> struct ByColumns {
+  static constexpr bool by_rows = false;
+  const T* p;
+  int ld;
+  FASTMLP_HOST_DEVICE const T& operator()(int i, int j) const { return p[i + j * ld]; }
+  FASTMLP_HOST_DEVICE ByColumns at(int i, int j) const { return {p + i + j * ld, ld}; }
 };
 
+// Operands of 16 rows of a and 16 columns of b, `depth` numbers deep.
 template <Precision precision> struct Fragments;
 
 template <> struct Fragments<Precision::ieee> {
@@ -46,10 +70,10 @@ template <> struct Fragments<Precision::ieee> {
     float x[2][depth];
   };
   struct B {
-    float x[depth][2];
+    float x[depth][4];
   };
   static FASTMLP_HOST_DEVICE Operand operand(float x) { return x; }
-  static __device__ A load_a(const Strided<float>& m) {
+  template <class M> static __device__ A load_a(const M& m) {
     const int g = lane_number() / 4;
     A a;
     FASTMLP_UNROLL
@@ -59,21 +83,21 @@ template <> struct Fragments<Precision::ieee> {
     }
     return a;
   }
-  static __device__ B load_b(const Strided<float>& m) {
+  template <class M> static __device__ B load_b(const M& m) {
     const int t = lane_number() % 4;
     B b;
     FASTMLP_UNROLL
     for (int k = 0; k < depth; ++k) {
-      b.x[k][0] = m(k, 2 * t);
-      b.x[k][1] = m(k, 2 * t + 1);
+      FASTMLP_UNROLL
+      for (int i = 0; i < 4; ++i) b.x[k][i] = m(k, i / 2 * 8 + 2 * t + i % 2);
     }
     return b;
   }
-  static __device__ void multiply(float* c, const A& a, const B& b) {
+  static __device__ void multiply(float (*c)[4], const A& a, const B& b) {
     FASTMLP_UNROLL
     for (int k = 0; k < depth; ++k) {
       FASTMLP_UNROLL
-      for (int i = 0; i < 4; ++i) c[i] += a.x[i / 2][k] * b.x[k][i % 2];
+      for (int i = 0; i < 8; ++i) c[i / 4][i % 4] += a.x[i % 4 / 2][k] * b.x[k][i / 4 * 2 + i % 2];
     }
   }
 };
@@ -85,20 +109,23 @@ template <> struct Fragments<Precision::tf32> {
     std::uint32_t x[4];
   };
   struct B {
-    std::uint32_t x[2];
+    std::uint32_t x[2][2];
   };
   static FASTMLP_HOST_DEVICE Operand operand(float x) { // 10 bits of fraction, to the nearest, ties away from 0
     return x - x == 0 ? from_bits<float>((to_bits(x) + 0x1000u) & ~0x1fffu) : x;
   }
-  static __device__ A load_a(const Strided<float>& m) {
+  template <class M> static __device__ A load_a(const M& m) {
     const int g = lane_number() / 4, t = lane_number() % 4;
     return {{to_bits(m(g, t)), to_bits(m(g + 8, t)), to_bits(m(g, t + 4)), to_bits(m(g + 8, t + 4))}};
   }
-  static __device__ B load_b(const Strided<float>& m) {
+  template <class M> static __device__ B load_b(const M& m) {
     const int g = lane_number() / 4, t = lane_number() % 4;
-    return {{to_bits(m(t, g)), to_bits(m(t + 4, g))}};
+    return {{{to_bits(m(t, g)), to_bits(m(t + 4, g))}, {to_bits(m(t, g + 8)), to_bits(m(t + 4, g + 8))}}};
   }
-  static __device__ void multiply(float* c, const A& a, const B& b) { mma_tf32(c, a.x, b.x); }
+  static __device__ void multiply(float (*c)[4], const A& a, const B& b) {
+    mma_tf32(c[0], a.x, b.x[0]);
+    mma_tf32(c[1], a.x, b.x[1]);
+  }
 };
 
 template <> struct Fragments<Precision::bf16> {
@@ -108,22 +135,27 @@ template <> struct Fragments<Precision::bf16> {
     std::uint32_t x[4];
   };
   struct B {
-    std::uint32_t x[2];
+    std::uint32_t x[4]; // two for each half of the columns
   };
   static FASTMLP_HOST_DEVICE Operand operand(float x) { return bfloat16(x); }
-  static __device__ std::uint32_t pair(bfloat16 low, bfloat16 high) {
-    return std::uint32_t(low.bits) | std::uint32_t(high.bits) << 16;
+  // Matrices in the order (0, 0), (8, 0), (0, 8), (8, 8) of their first row and k.
+  template <class M> static __device__ A load_a(const M& m) {
+    const int row = lane_number() % 8, first = lane_number() / 8 % 2 * 8, second = lane_number() / 16 * 8;
+    A a;
+    load_matrices<!M::by_rows>(a.x, M::by_rows ? &m(first + row, second) : &m(first, second + row));
+    return a;
   }
-  static __device__ A load_a(const Strided<bfloat16>& m) {
-    const int g = lane_number() / 4, k = 2 * (lane_number() % 4);
-    return {{pair(m(g, k), m(g, k + 1)), pair(m(g + 8, k), m(g + 8, k + 1)), pair(m(g, k + 8), m(g, k + 9)),
-             pair(m(g + 8, k + 8), m(g + 8, k + 9))}};
+  // Matrices in the order (0, 0), (8, 0), (0, 8), (8, 8) of their first k and column; a lane needs pairs along k.
+  template <class M> static __device__ B load_b(const M& m) {
+    const int row = lane_number() % 8, first = lane_number() / 8 % 2 * 8, second = lane_number() / 16 * 8;
+    B b;
+    load_matrices<M::by_rows>(b.x, M::by_rows ? &m(first + row, second) : &m(first, second + row));
+    return b;
   }
-  static __device__ B load_b(const Strided<bfloat16>& m) {
-    const int g = lane_number() / 4, k = 2 * (lane_number() % 4);
-    return {{pair(m(k, g), m(k + 1, g)), pair(m(k + 8, g), m(k + 9, g))}};
+  static __device__ void multiply(float (*c)[4], const A& a, const B& b) {
+    mma_bf16(c[0], a.x, b.x);
+    mma_bf16(c[1], a.x, b.x + 2);
   }
-  static __device__ void multiply(float* c, const A& a, const B& b) { mma_bf16(c, a.x, b.x); }
 };
 
 // A 16 x 16 result, its columns in two halves.
@@ -153,15 +185,10 @@ struct TileSums {
 };
 
 // sums += a (16 x depth) b (depth x 16); depth is a multiple of 16.
-template <Precision precision>
-FASTMLP_DEVICE void multiply_tile(TileSums& sums, const Strided<typename Fragments<precision>::Operand>& a,
-                                  const Strided<typename Fragments<precision>::Operand>& b, int depth) {
+template <Precision precision, class A, class B>
+FASTMLP_DEVICE void multiply_tile(TileSums& sums, const A& a, const B& b, int depth) {
   using F = Fragments<precision>;
-  for (int k = 0; k < depth; k += F::depth) {
-    const typename F::A fa = F::load_a(a.at(0, k));
-    F::multiply(sums.x[0], fa, F::load_b(b.at(k, 0)));
-    F::multiply(sums.x[1], fa, F::load_b(b.at(k, 8)));
-  }
+  for (int k = 0; k < depth; k += F::depth) F::multiply(sums.x, F::load_a(a.at(0, k)), F::load_b(b.at(k, 0)));
 }
 
 } // namespace fastmlp::cuda

@@ -41,7 +41,7 @@ template <Precision precision> struct FusedBlock {
       Operand* to = weights(l);
       for (int at = int(threadIdx.x); at < plan.padded[l - 1] * ld; at += fused_threads) {
         const int i = at / ld, j = at - i * ld;
-        to[at] = F::operand(i < n_in && j < n_out ? w[plan.coefs[l] + std::int64_t(i) * n_out + j] : 0.0f);
+        to[at] = F::operand(i < n_in && j < n_out ? w[plan.coefs[l] + i * plan.ld_coefs[l] + j] : 0.0f);
       }
       float* b = this->at<float>(plan.biases_at[l]);
       for (int j = int(threadIdx.x); j < plan.padded[l]; j += fused_threads)
@@ -74,8 +74,8 @@ template <Precision precision> struct FusedBlock {
       visit(tile / across * fused_tile, tile % across * fused_tile);
   }
 
-  __device__ Strided<Operand> rows_of(int l, int row, int column) const {
-    return {activations(l) + row * plan.ld[l] + column, plan.ld[l], 1};
+  __device__ ByRows<Operand> rows_of(int l, int row, int column) const {
+    return {activations(l) + row * plan.ld[l] + column, plan.ld[l]};
   }
 
   __device__ void forward(int l, int first, const StepState* state) const {
@@ -83,7 +83,7 @@ template <Precision precision> struct FusedBlock {
     const Kept<float> kept(plan.dropout[l], hidden ? state : nullptr);
     for_each_tile(l, [&](int row, int column) {
       TileSums sums{};
-      const Strided<Operand> W{weights(l) + column, plan.ld[l], 1};
+      const ByRows<Operand> W{weights(l) + column, plan.ld[l]};
       multiply_tile<precision>(sums, rows_of(l - 1, row, 0), W, plan.padded[l - 1]);
       const float* b = biases(l);
       if (!hidden)
@@ -139,7 +139,7 @@ template <Precision precision> struct FusedBlock {
     const float unscale = 1.0f / kept.scale;
     for_each_tile(below, [&](int row, int column) {
       TileSums sums{};
-      const Strided<Operand> transposed{weights(l) + column * plan.ld[l], 1, plan.ld[l]};
+      const ByColumns<Operand> transposed{weights(l) + column * plan.ld[l], plan.ld[l]};
       multiply_tile<precision>(sums, rows_of(l, row, 0), transposed, plan.padded[l]);
       Activations::visit(plan.activations[below], [&](auto entry) {
         sums.for_each_from(tile_room(), [&](int i, int j, float g) {
@@ -183,7 +183,7 @@ template <int slots> struct FusedGradients {
     using Operand = typename FusedBlock<precision>::Operand;
     const FusedPlan& plan = block.plan;
     for_each_tile(plan, l, [&](int s, int input, int output) {
-      const Strided<Operand> a{block.activations(l - 1) + input, 1, plan.ld[l - 1]};
+      const ByColumns<Operand> a{block.activations(l - 1) + input, plan.ld[l - 1]};
       multiply_tile<precision>(weights[s], a, block.rows_of(l, 0, output), plan.rows);
     });
     for_each_bias(plan, l, [&](int s, int j) {
@@ -198,7 +198,7 @@ template <int slots> struct FusedGradients {
       for_each_tile(plan, l, [&](int s, int input, int output) {
         weights[s].for_each([&](int i, int j, float x) {
           if (input + i < n_in && output + j < n_out)
-            gradient[plan.coefs[l] + std::int64_t(input + i) * n_out + output + j] = x;
+            gradient[plan.coefs[l] + (input + i) * plan.ld_coefs[l] + output + j] = x;
         });
       });
       for_each_bias(plan, l, [&](int s, int j) { gradient[plan.biases[l] + j] = biases[s]; });
@@ -229,7 +229,7 @@ FASTMLP_DEVICE void pass_tile(const FusedBlock<precision>& block, const FusedDat
 }
 
 template <Precision precision, int slots>
-FASTMLP_KERNEL __launch_bounds__(fused_threads)
+FASTMLP_KERNEL __launch_bounds__(fused_threads, 1)
     fused_step(const FASTMLP_GRID_CONSTANT FusedPlan plan, const FASTMLP_GRID_CONSTANT FusedData data) {
   FASTMLP_DYNAMIC_SHARED(unsigned char, memory);
   __shared__ double room[most_warps];
