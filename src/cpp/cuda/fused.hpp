@@ -27,9 +27,4 @@ struct FusedData {
 template <Precision precision, int slots>
 void launch_fused_instance(cudaStream_t stream, const FusedPlan& plan, const FusedData& data, int n_blocks);
 
-// How many blocks are of use for a batch of n rows, on so many multiprocessors. Sums depend on it.
-inline int fused_blocks(const FusedPlan& plan, int n_rows, int n_multiprocessors) {
-  return std::min(ceil_div(n_rows, plan.rows), n_multiprocessors);
-}
-
 } // namespace fastmlp::cuda
