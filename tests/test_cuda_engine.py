@@ -267,7 +267,9 @@ def test_one_kernel_or_many(library, host, monkeypatch, precision):
     for shared in ("0", str(227 * 1024)):
         monkeypatch.setenv("FASTMLP_HOST_GPU_SHARED", shared)
         _, engine = engines(network, "float32", library, precision)
-        losses.append(trained(engine, network, "float32", dropout_seed=3, clip_norm=0.5, weights=True)[0]["batch_losses"])
+        losses.append(
+            trained(engine, network, "float32", dropout_seed=3, clip_norm=0.5, weights=True)[0]["batch_losses"]
+        )
     assert losses[0] != losses[1]
     assert_close(losses[1], losses[0], 1e-5 if precision == "ieee" else 2e-2)
 
