@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --output gpu.json
 
 One process, below eight minutes: the tests that need a GPU (parity with the CPU in three precisions, the same bits
-again); compute-sanitizer on a tiny fit, if it is there; what the GPU reaches in copying and in products; then an epoch of
-several networks by fastmlp, and by PyTorch (eager, CUDA graphs, torch.compile) and JAX, if they are installed. What
+again); compute-sanitizer on a tiny fit, if it is there; what the GPU reaches in copying and in products; then an epoch
+of several networks by fastmlp, and by PyTorch (eager, CUDA graphs, torch.compile) and JAX, if they are installed. What
 cannot be run is reported as such. ``--device cpu`` runs the same code without a GPU, to test this script.
 """
 

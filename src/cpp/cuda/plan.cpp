@@ -70,8 +70,8 @@ std::vector<Op> Plan::loss_and_gradient(const Rows& rows, int stride, double alp
   forward(batch, network.n_layers());
   loss(batch, true);
   backward(batch);
-  batch.ops.push_back(FinishGradient{
-      alpha, layout.matrices, layout.trained, Gradient{View{gradient, 0, 0}}, View{buffers.norm_partials(), 0, 0}});
+  batch.ops.push_back(FinishGradient{alpha, layout.matrices, layout.trained, Gradient{View{gradient, 0, 0}},
+                                     View{buffers.norm_partials(), 0, 0}});
   return batch.ops;
 }
 
