@@ -99,7 +99,7 @@ public:
   void download(void* to, const void* from, std::size_t n) override { move(to, from, n); }
   void copy(void* to, const void* from, std::size_t n) override { move(to, from, n); }
   void wait() override {}
-  Capabilities capabilities() const override { return {int(setting("FASTMLP_HOST_GPU_SHARED", 227 * 1024)), 3}; }
+  Capabilities capabilities() const override { return {int(setting("FASTMLP_HOST_GPU_SHARED", 227 * 1024)), 3, 0}; }
 
   std::unique_ptr<Program> compile(const Network& network, const std::vector<Op>& ops, const std::vector<Place>& places,
                                    bool is_double) override {

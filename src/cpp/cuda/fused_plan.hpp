@@ -132,9 +132,13 @@ std::optional<FusedPlan> fused_plan(const Network& network, Precision precision,
   return plan;
 }
 
-// How many blocks are of use for a batch of n rows, on so many multiprocessors. Sums depend on it.
-inline int fused_blocks(const FusedPlan& plan, int n_rows, int n_multiprocessors) {
-  return std::min(ceil_div(n_rows, plan.rows), n_multiprocessors);
+// How many blocks are of use for a batch of n rows, on so many multiprocessors with so much shared memory each. Sums
+// depend on it.
+inline int fused_blocks(const FusedPlan& plan, int n_rows, int n_multiprocessors, int shared_of_multiprocessor = 0) {
+  const int slots = ceil_div(plan.n_tiles(), fused_warps);
+  const int room = shared_of_multiprocessor / (plan.shared_bytes + 2 * kernels_own_bytes); // the system takes 1 KB, too
+  const int at_once = std::max(1, std::min(room, fused_blocks_at_once(slots)));
+  return std::min(ceil_div(n_rows, plan.rows), n_multiprocessors * at_once);
 }
 
 } // namespace fastmlp::cuda

@@ -121,7 +121,8 @@ public:
       check(cudaDeviceGetAttribute(&value, attribute, number), "describing the device");
       return value;
     };
-    return {ask(cudaDevAttrMaxSharedMemoryPerBlockOptin), ask(cudaDevAttrMultiProcessorCount)};
+    return {ask(cudaDevAttrMaxSharedMemoryPerBlockOptin), ask(cudaDevAttrMultiProcessorCount),
+            ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
   }
   void wait() override { check(cudaStreamSynchronize(stream), "waiting for the device"); }
 

@@ -174,7 +174,7 @@ constexpr std::size_t workspace_bytes = std::size_t(32) << 20; // for products t
 // What a device can do, as far as plans depend on it.
 struct Capabilities {
   int shared_bytes = 0; // that a block of threads can have
-  int n_multiprocessors = 0;
+  int n_multiprocessors = 0, shared_of_multiprocessor = 0;
 };
 
 struct BufferSize {

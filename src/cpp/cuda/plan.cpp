@@ -16,7 +16,7 @@ struct Plan::Batch {
 Plan::Plan(const Network& network, const Layout& layout, Precision precision, bool is_double,
            const Capabilities& capabilities)
     : buffers(network), network(network), layout(layout), precision(precision), is_double(is_double),
-      n_multiprocessors(capabilities.n_multiprocessors) {
+      capabilities(capabilities) {
   if (!is_double && capabilities.shared_bytes > 0)
     fused = fused_plan(network, precision, capabilities.shared_bytes, layout);
 }
@@ -28,7 +28,7 @@ std::vector<Op> Plan::step(const Rows& rows, int stride, double alpha, const Rul
   Batch batch{{}, rows, stride, true};
   Gradient from{View{gradient, 0, 0}};
   if (fused) {
-    from = Gradient{View{buffers.fused_parts(), 0, 0}, fused_blocks(*fused, rows.n, n_multiprocessors)};
+    from = Gradient{View{buffers.fused_parts(), 0, 0}, blocks_for(rows.n)};
     batch.ops.push_back(
         FusedStep{rows, *fused, precision, stride, from.n_parts, from.view, View{buffers.fused_sums(), 0, 0}});
   } else {
@@ -243,6 +243,10 @@ View Plan::in_gradient(View parameter) const {
   return parameter;
 }
 
+int Plan::blocks_for(int n_rows) const {
+  return fused_blocks(*fused, n_rows, capabilities.n_multiprocessors, capabilities.shared_of_multiprocessor);
+}
+
 // Whether the product may apply the activation itself, as it can apply this one: nothing else needs the sums.
 bool Plan::is_relu_alone(int layer) const {
   const int l = layer - 1;
@@ -289,7 +293,7 @@ std::vector<BufferSize> Plan::sizes(int n_rows, bool training) const {
   set(buffers.update_partials(), Element::wide, std::size_t(update_blocks(layout.trained)));
   set(buffers.predictions(), Element::real, n * std::size_t(network.n_outputs()));
   if (fused && training) {
-    const std::size_t n_blocks = std::size_t(fused_blocks(*fused, n_rows, n_multiprocessors));
+    const std::size_t n_blocks = std::size_t(blocks_for(n_rows));
     set(buffers.fused_parts(), Element::real, n_blocks * std::size_t(layout.trained));
     set(buffers.fused_sums(), Element::wide, 2 * n_blocks);
   }

@@ -71,6 +71,7 @@ private:
   View rows_view(Buffers::Kind kind, int layer) const;
   View weights_operand(int l) const;
   View in_gradient(View parameter) const;
+  int blocks_for(int n_rows) const;
   bool is_relu_alone(int layer) const;
   bool keeps_z(int layer) const;
 
@@ -79,7 +80,7 @@ private:
   const Precision precision;
   const bool is_double;
   std::optional<FusedPlan> fused;
-  int n_multiprocessors;
+  const Capabilities capabilities;
 };
 
 } // namespace fastmlp::cuda
