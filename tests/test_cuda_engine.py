@@ -261,7 +261,10 @@ def test_a_loss_that_is_not_a_number_takes_no_step(library, batch_size):
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
 def test_one_kernel_or_many(library, host, monkeypatch, precision):
-    """A narrow network takes its steps in one kernel, others in many: the numbers are close, and not the same bits."""
+    """A narrow network takes its steps in one kernel, others in many: the numbers are close, and not the same bits.
+
+    But for bf16: so few products of so short numbers are added up exactly in any order.
+    """
     network = _core.Network([5, 12, 9, 3], ["tanh", "gelu"], "log_loss", dropout=[0.1, 0.2, 0.3])
     losses = []
     for shared in ("0", str(227 * 1024)):
@@ -270,7 +273,7 @@ def test_one_kernel_or_many(library, host, monkeypatch, precision):
         losses.append(
             trained(engine, network, "float32", dropout_seed=3, clip_norm=0.5, weights=True)[0]["batch_losses"]
         )
-    assert losses[0] != losses[1]
+    assert losses[0] != losses[1] or precision == "bf16"
     assert_close(losses[1], losses[0], 1e-5 if precision == "ieee" else 2e-2)
 
 
@@ -409,7 +412,7 @@ def assert_fits_agree(model, rows, targets, tolerance=1e-9):
         {"class_weight": "balanced"},
         {"on_divergence": "back_off"},
     ],
-    ids=str,
+    ids=lambda change: " ".join(change) or "plain",
 )
 def test_classifiers(library, change):
     model = assert_fits_agree(MLPClassifier(**SETTINGS | change), X, classes)
