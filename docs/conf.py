@@ -1,0 +1,74 @@
+"""How the pages become a site: ``sphinx-build -W --keep-going -b html docs build/docs``.
+
+The package must be installed: its docstrings become the reference, its examples the gallery. With FASTMLP_DOCS=quick in
+the environment examples run in their short form.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fastmlp
+
+ROOT = Path(__file__).resolve().parents[1]
+
+project = "fastmlp"
+author = "the fastmlp developers"
+copyright = author
+version = release = fastmlp.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["**/GALLERY_HEADER.*", "**/README.*"]
+templates_path = ["_templates"]
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = ">>> "
+
+# --- reference --------------------------------------------------------------------------------------------------------
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings say more
+autodoc_default_options = {"member-order": "groupwise"}
+numpydoc_show_class_members = False  # the templates list them
+numpydoc_class_members_toctree = False
+
+# --- look -------------------------------------------------------------------------------------------------------------
+html_theme = "furo"
+html_title = f"fastmlp {release}"
+html_logo = "_static/logo.svg"
+html_favicon = "_static/logo.svg"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_show_copyright = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0a5fa5", "color-brand-content": "#0a5fa5"},
+    "dark_css_variables": {"color-brand-primary": "#7cc0f5", "color-brand-content": "#7cc0f5"},
+}
+pygments_style = "tango"
+pygments_dark_style = "github-dark"
+
+
+def draw_digits(app):
+    """Have ``python -m fastmlp`` draw its picture for the first page, unless it is there from an earlier build."""
+    picture = Path(app.srcdir) / "_generated" / "digits.png"
+    if not picture.exists():
+        picture.parent.mkdir(exist_ok=True)
+        subprocess.run([sys.executable, "-m", "fastmlp", "--output", picture], check=True)
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("builder-inited", draw_digits)
