@@ -1,17 +1,14 @@
 """How the pages become a site: ``sphinx-build -W --keep-going -b html docs build/docs``.
 
-The package must be installed: its docstrings become the reference, its examples the gallery. With FASTMLP_DOCS=quick in
-the environment examples run in their short form.
+The package must be installed: its docstrings become the reference, its examples the gallery. With FASTMLP_QUICK=1 in the
+environment the examples run in their short form.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import fastmlp
-
-ROOT = Path(__file__).resolve().parents[1]
 
 project = "fastmlp"
 author = "the fastmlp developers"
@@ -23,18 +20,17 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["**/GALLERY_HEADER.*", "**/README.*"]
 templates_path = ["_templates"]
 
 # --- pages ------------------------------------------------------------------------------------------------------------
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"
-copybutton_prompt_text = ">>> "
+copybutton_selector = "div:not(.highlight-output) > div.highlight > pre"  # not what is printed
 
 # --- reference --------------------------------------------------------------------------------------------------------
 autosummary_generate = True
@@ -42,6 +38,20 @@ autodoc_typehints = "none"  # the docstrings say more
 autodoc_default_options = {"member-order": "groupwise"}
 numpydoc_show_class_members = False  # the templates list them
 numpydoc_class_members_toctree = False
+
+# --- gallery ----------------------------------------------------------------------------------------------------------
+sphinx_gallery_conf = {
+    "examples_dirs": "../src/python/fastmlp/examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/plot_",
+    "ignore_pattern": r"/(?!plot_)\w+\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+    "capture_repr": (),
+    "remove_config_comments": True,
+}
 
 # --- look -------------------------------------------------------------------------------------------------------------
 html_theme = "furo"
@@ -69,6 +79,13 @@ def draw_digits(app):
         subprocess.run([sys.executable, "-m", "fastmlp", "--output", picture], check=True)
 
 
+def skip_inherited(app, what, name, obj, skip, options):
+    """Leave out what comes from scikit-learn: its own pages document that."""
+    foreign = str(getattr(obj, "__module__", "")).startswith("sklearn.")
+    return True if foreign and name != "score" else None
+
+
 def setup(app):
     """Called by Sphinx."""
     app.connect("builder-inited", draw_digits)
+    app.connect("autodoc-skip-member", skip_inherited)
