@@ -1,7 +1,7 @@
 """How the pages become a site: ``sphinx-build -W --keep-going -b html docs build/docs``.
 
-The package must be installed: its docstrings become the reference, its examples the gallery. With FASTMLP_QUICK=1 in the
-environment the examples run in their short form.
+The package must be installed: its docstrings become the reference, its examples the gallery. With FASTMLP_QUICK=1 in
+the environment the examples run in their short form.
 """
 
 import subprocess

@@ -31,14 +31,14 @@ def code_in(text):
 
 
 def run(page):
-    """Run all blocks of a page, one after the other in one namespace, and return that; errors name lines of the page."""
+    """Run all blocks of a page, one after the other in one namespace; errors name lines of the page."""
     names = {"__name__": "__main__"}
     for block in blocks(page.read_text()):
         code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(code, names)
-        assert doctest.OutputChecker().check_output(block.output, printed.getvalue(), LENIENT), (
-            f"{page.name}, line {block.line}: the page says\n{block.output}\nbut this was printed:\n{printed.getvalue()}"
+        got = printed.getvalue()
+        assert doctest.OutputChecker().check_output(block.output, got, LENIENT), (
+            f"{page.name}, line {block.line}: the page says\n{block.output}\nbut this was printed:\n{got}"
         )
-    return names

@@ -14,6 +14,7 @@ from pages import BLOCK, ROOT, blocks, run
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.schedules import WarmUp
 
 DOCS = ROOT / "docs"
 GENERATED = {"_generated", "gallery", "generated"}
@@ -100,8 +101,8 @@ def test_the_reference_is_complete():
 
 @pytest.mark.parametrize("page", sorted((DOCS / "migration").glob("*.md")), ids=name_of)
 def test_names_in_migration_tables_exist(page):
-    known = {name for of in (MLPClassifier, MLPRegressor, MLPClassifier.fit) for name in inspect.signature(of).parameters}
-    known |= {"loss", "coverage", "then", "patience"}
+    functions = MLPClassifier, MLPRegressor, MLPClassifier.fit, MLPRegressor.predict_interval, WarmUp
+    known = {name for function in functions for name in inspect.signature(function).parameters}
     rows = re.findall(r"^\| .+? \| (.+) \|$", page.read_text(), re.MULTILINE)
     assert rows
     for code in re.findall(r"`([^`]+)`", "\n".join(rows)):
