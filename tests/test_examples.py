@@ -142,7 +142,8 @@ def test_blocks_keep_what_a_lesson_prints_and_draws(tmp_path):
     path = write(
         tmp_path,
         '"""\nTitle\n=====\n\nText.\n"""\n\nimport matplotlib.pyplot as plt\n\n# %%\n# Part\n# ----\n# More.\n'
-        "print(6 * 7)\nplt.figure()\nplt.figure()\n# %%\n# The error:\nprint('before')\n1 / 0\n# %%\n# Never.\nprint('after')\n",
+        "print(6 * 7)\nplt.figure()\nplt.figure()\n"
+        "# %%\n# The error:\nprint('before')\n1 / 0\n# %%\n# Never.\nprint('after')\n",
     )
     first, part, wrong, last = blocks.run(path)
     assert first.prose == "Title\n=====\n\nText."

@@ -2,10 +2,10 @@
 1. A set of functions
 =====================
 
-Deep learning takes three steps: define a set of functions, measure how good a function is, pick the best one.
-This is the first step. A neural network is a function of its input. Its weights and biases are numbers that we may
-choose, and with each choice it is another function. So the structure alone, the layers and how many neurons they have,
-defines a whole *set* of functions.
+Deep learning takes three steps: define a set of functions, measure how good a function is, pick the best one. This is
+the first step. A neural network is a function of its input. Its weights and biases are numbers that we may choose, and
+with each choice it is another function. So the structure alone, the layers and how many neurons they have, defines a
+whole *set* of functions.
 
 Three claims are shown here: the numbers that a small network computes, how many functions one structure holds, and that
 a single neuron is logistic regression.

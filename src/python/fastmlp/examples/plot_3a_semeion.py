@@ -2,9 +2,9 @@
 3. Handwritten digits: Semeion
 ==============================
 
-An image of 16 x 16 pixels is 256 inputs, 1 for ink and 0 for none. Ten outputs are the confidences that it is a 0,
-a 1, ... a 9. The network is a function from one to the other, and 1,593 digits from about 80 writers are the examples
-from which it is learned.
+An image of 16 x 16 pixels is 256 inputs, 1 for ink and 0 for none. Ten outputs are the confidences that it is a 0, a 1,
+... a 9. The network is a function from one to the other, and 1,593 digits from about 80 writers are the examples from
+which it is learned.
 
 How well it reads is measured by 10-fold cross-validation: ten times, nine tenths of the digits are learned and the last
 tenth is read. So each digit is read once by a network that has never seen it.
@@ -34,7 +34,8 @@ warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is where trainin
 # Ten folds, five classifiers
 # ---------------------------
 # fastmlp and scikit-learn train the same network. The third is a better one: with dropout, which scikit-learn's MLP
-# does not have. Support vectors and boosted trees stand beside them. Seconds are for all ten folds, training and reading.
+# does not have. Support vectors and boosted trees stand beside them. Seconds are for all ten folds, training and
+# reading.
 X, y = semeion()
 network = {"hidden_layer_sizes": (200,), "alpha": 0.1, "max_iter": 3 if quick() else 60, "random_state": 0}
 contestants = {
@@ -71,8 +72,9 @@ ax.grid(axis="y")
 # %%
 # What a 2 is
 # -----------
-# Of all digits, read by a network that had not seen them: which has the highest confidence of a "2"? Which of the others
-# looks most like a 2, and which 2 the least? The last network of the table answers, with ten numbers for each image.
+# Of all digits, read by a network that had not seen them: which has the highest confidence of a "2"? Which of the
+# others looks most like a 2, and which 2 the least? The last network of the table answers, with ten numbers for each
+# image.
 read = ~np.isnan(confidences[:, 0])
 shown = {"surest 2": np.nanargmax(confidences[:, 2])}
 shown["surest 2 that is none"] = np.nanargmax(np.where(y == 2, np.nan, confidences[:, 2]))

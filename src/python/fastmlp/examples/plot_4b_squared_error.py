@@ -53,9 +53,9 @@ for ax, (name, surface) in zip(axes, surfaces.items(), strict=True):
 # %%
 # The same as numbers
 # -------------------
-# For one example of class 1 the derivative of the loss by the neuron's sum *z* is ``p - 1`` for the
-# cross-entropy, and that times ``p (1 - p)`` for the squared error. When the neuron is sure and wrong (*z* far below 0)
-# the first is -1, the second almost 0.
+# For one example of class 1 the derivative of the loss by the neuron's sum *z* is ``p - 1`` for the cross-entropy, and
+# that times ``p (1 - p)`` for the squared error. When the neuron is sure and wrong (*z* far below 0) the first is -1,
+# the second almost 0.
 sums = np.linspace(-10, 10, 201)
 derivatives = {name: [] for name in neurons}
 for name, neuron in neurons.items():
