@@ -34,6 +34,7 @@ copybutton_selector = "div:not(.highlight-output) > div.highlight > pre"  # not 
 
 # --- reference --------------------------------------------------------------------------------------------------------
 autosummary_generate = True
+autodoc_mock_imports = ["torch"]  # too large to be asked for
 autodoc_typehints = "none"  # the docstrings say more
 autodoc_default_options = {"member-order": "groupwise"}
 numpydoc_show_class_members = False  # the templates list them

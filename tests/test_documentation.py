@@ -8,9 +8,11 @@ import inspect
 import pkgutil
 import re
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
-from pages import BLOCK, ROOT, blocks, run
+from pages import BLOCK, ROOT, agree, blocks, run
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor
@@ -61,6 +63,25 @@ def test_a_page_that_is_wrong_is_noticed(tmp_path, printed):
         run(page)
 
 
+@pytest.mark.parametrize(
+    ("said", "printed", "same"),
+    [
+        ("0.93\n", "0.95\n", True),
+        ("0.93\n", "0.96\n", False),
+        ("98% of 10\n", "97% of 10\n", True),
+        ("98% of 10\n", "98% of 11\n", False),
+        ("[0.9 0.1]\n", "[0.9  0.2]\n", True),
+        ("1e-05\n", "9e-05\n", False),
+        ("a 1.0\n", "b 1.0\n", False),
+        ("1.0\n", "1.0 2.0\n", False),
+        ("a ... c\n", "a b c\n", True),
+        ("", "1\n", False),
+    ],
+)
+def test_what_counts_as_the_same(said, printed, same):
+    assert agree(said, printed) is same
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib").use("agg")
@@ -75,7 +96,8 @@ def test_examples_in_docstrings(name, tmp_path, monkeypatch):
 )
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
-        assert re.match(r"https?://", link) or (page.parent / link).exists(), link
+        if not re.match(r"https?://", link) and Path(link).parts[0] not in GENERATED:
+            assert (page.parent / link).exists(), link
 
 
 def public_names():
@@ -94,7 +116,7 @@ INTERNAL = {f"schedules.{name}" for name in ("build", "factors", "learning_rates
 def test_the_reference_is_complete():
     listed = set(re.findall(r"^   ([\w.]+)$", REFERENCE, re.MULTILINE))
     assert {*public_names()} - INTERNAL <= listed
-    for name in listed:
+    for name in listed - (set() if find_spec("torch") else {"export.to_torch", "export.from_torch"}):
         module, _, member = f"fastmlp.{name}".rpartition(".")
         assert inspect.getdoc(getattr(import_module(module), member)), name
 
