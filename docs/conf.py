@@ -83,8 +83,7 @@ def draw_digits(app):
 
 def skip_inherited(app, what, name, obj, skip, options):
     """Leave out what comes from scikit-learn: its own pages document that."""
-    foreign = str(getattr(obj, "__module__", "")).startswith("sklearn.")
-    return True if foreign and name != "score" else None
+    return True if str(getattr(obj, "__module__", "")).startswith("sklearn.") else None
 
 
 def setup(app):

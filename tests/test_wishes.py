@@ -21,7 +21,7 @@ mpl.use("agg")
 from matplotlib import pyplot  # noqa: E402
 
 PAGE = (ROOT / "docs" / "wishes.md").read_text()
-INTRODUCTION, *SECTIONS = re.split(r"^### (?=\d)", PAGE, flags=re.MULTILINE)
+INTRODUCTION, *SECTIONS = re.split(r"^## (?=\d)", PAGE, flags=re.MULTILINE)
 
 
 BEGIN = {}
