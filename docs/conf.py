@@ -48,6 +48,8 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"^(?!plot_).*\.py$",
     "parallel": 2,
     "within_subsection_order": "FileNameSortKey",
+    "backreferences_dir": "reference/generated/backreferences",
+    "doc_module": ("fastmlp",),
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,
@@ -78,7 +80,7 @@ def draw_digits(app):
     picture = Path(app.srcdir) / "_generated" / "digits.png"
     if not picture.exists():
         picture.parent.mkdir(exist_ok=True)
-        subprocess.run([sys.executable, "-m", "fastmlp", "--output", picture], check=True)
+        subprocess.run([sys.executable, "-m", "fastmlp", "--no-compare", "--output", picture], check=True)
 
 
 def skip_inherited(app, what, name, obj, skip, options):
