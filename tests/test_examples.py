@@ -76,11 +76,11 @@ def lesson_1b_matrix_products(names):
 
 @check
 def lesson_2_hidden_layers(names):
-    assert names["straight"].score(names["points"], names["label"]) < 0.7
-    assert names["after"].score(names["cross"].transform(names["points"]), names["label"]) > 0.99
-    _, first, _, last = names["distances"].values()
-    assert last > first
-    assert min(names["scores"].values()) > 0.85
+    before, after = names["straight"].values()
+    assert before < 0.9
+    assert after > 0.97
+    for errors in names["errors"].values():
+        assert errors.mean(axis=0)[1:].min() < errors.mean(axis=0)[0]
 
 
 @check
@@ -101,8 +101,7 @@ def lesson_4a_cross_entropy(names):
 
 @check
 def lesson_4b_squared_error(names):
-    assert names["slopes"]["cross-entropy"] > 1
-    assert names["slopes"]["squared error"] < 0.2
+    assert names["slopes"]["cross-entropy"] > 20 * names["slopes"]["squared error"]
     z, derivatives = names["sums"], names["derivatives"]
     p = 1 / (1 + np.exp(-z))
     np.testing.assert_allclose(derivatives["cross-entropy"], 1 - p, atol=1e-12)
@@ -113,8 +112,8 @@ def lesson_4b_squared_error(names):
 
 @check
 def lesson_5a_gradient_descent(names):
-    ends = [names["loss_at"](names["neuron"], walk[-1], names["x"], names["label"]) for walk in names["walks"].values()]
-    assert ends[1] == min(ends)
+    creeps, arrives, jumps = names["ends"].values()
+    assert names["surface"].min() * 0.99 < arrives < creeps < jumps
     path = names["path"]
     start, end = (names["loss_at"](names["net"], place, names["X"], names["y"]) for place in (path[0], path[-1]))
     assert end < start

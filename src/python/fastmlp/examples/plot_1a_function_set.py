@@ -13,6 +13,7 @@ a single neuron is logistic regression.
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patheffects import withStroke
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -41,7 +42,8 @@ for i in range(len(inputs)):
 # %%
 # The same as pictures: blue weights are positive, orange ones negative, wide ones large. Beside each neuron stands its
 # answer. Another input, other answers; the function is the same.
-figure, axes = plt.subplots(1, 2, figsize=(9, 2.9))
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.1))
+figure.get_layout_engine().set(wspace=0.12)
 for i, ax in enumerate(axes):
     plot.network(net, ax)
     ax.set_title(f"input ({inputs[i, 0]}, {inputs[i, 1]})", pad=24)
@@ -49,7 +51,7 @@ for i, ax in enumerate(axes):
         for neuron in range(2):  # plot.network draws the layers 3 apart, the neurons 1 apart
             ax.annotate(f"{layer[i, neuron]:.3g}" if number == 0 else f"{layer[i, neuron]:.2f}",
                         (3 * number, 0.5 - neuron), (0, 12), textcoords="offset points", ha="center",
-                        weight="bold")  # fmt: skip
+                        weight="bold", path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
 
 # %%
 # Other parameters, another function
@@ -58,7 +60,7 @@ for i, ax in enumerate(axes):
 # the plane of the two inputs. Learning means: look in this set for the function that does what we want.
 grid = np.linspace(-4, 4, 40 if quick() else 200)
 plane = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
-figure, axes = plt.subplots(2, 4, figsize=(9, 4.9), sharex=True, sharey=True)
+figure, axes = plt.subplots(2, 4, figsize=(9, 4.4), sharex=True, sharey=True)
 for seed, ax in enumerate(axes.flat):
     function = Network([2, 8, 8, 1], activation="tanh")
     function.parameters = np.random.RandomState(seed).normal(scale=1.3, size=function.n_parameters)
@@ -97,5 +99,5 @@ for label, marker, name in ((False, "o", "versicolor"), (True, "^", "virginica")
 ax.plot([], [], color="0.75", linewidth=5, label="neuron: 0.5")
 ax.plot([], [], color="#D55E00", label="regression: 0.5")
 ax.set(xlabel="petal length (standardised)", ylabel="petal width (standardised)", title="Two libraries, one line")
-ax.legend(loc="upper left", bbox_to_anchor=(1.25, 1))
-figure.colorbar(image, label="probability of virginica")
+ax.legend(loc="upper left", frameon=True, framealpha=0.92, edgecolor="none")
+figure.colorbar(image, label="probability of virginica", ticks=[0.1, 0.5, 0.9])

@@ -11,6 +11,7 @@ Here are such walks on real surfaces: one with two parameters, which can be draw
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_iris
+from sklearn.preprocessing import StandardScaler
 
 from fastmlp import Network
 from fastmlp.examples import quick
@@ -21,38 +22,43 @@ plt.style.use("fastmlp.examples.lessons")
 # %%
 # Walking downhill
 # ----------------
-# One neuron on iris flowers: two parameters, so the surface can be drawn. Each step goes against the gradient, as far
-# as the learning rate says. A small rate creeps, a good one arrives, one that is too large jumps from wall to wall.
+# One neuron on iris flowers, its loss with a small L2 penalty: two parameters, so the surface can be drawn. Each step
+# goes against the gradient, as far as the learning rate says. A small rate creeps, a good one arrives, one that is too
+# large jumps from wall to wall.
 iris = load_iris()
 rows = iris.target > 0
-x, label = iris.data[rows][:, 2:3] - iris.data[rows][:, 2].mean(), iris.target[rows] == 2
+x, label = StandardScaler().fit_transform(iris.data[rows][:, 2:3]), iris.target[rows] == 2
 neuron = Network([1, 1], loss="binary_log_loss")
-START, STEPS = [-3.0, 3.0], 40
+START, STEPS = [-4.0, 4.5], 25
 walks = {}
-for rate in (0.3, 5, 14):
+for rate in (0.3, 5, 21):
     neuron.parameters = START
     walk = [neuron.parameters.copy()]
     for _ in range(STEPS):
-        neuron.parameters -= rate * neuron.loss_and_gradient(x, label)[1]
+        neuron.parameters -= rate * neuron.loss_and_gradient(x, label, alpha=2)[1]
         walk.append(neuron.parameters.copy())
     walks[rate] = np.array(walk)
 
 
-def loss_at(network, parameters, X, y):
+def loss_at(network, parameters, X, y, alpha=0):
     network.parameters = parameters
-    return network.loss(X, y)
+    return network.loss(X, y, alpha=alpha)
 
 
-weights, biases = np.linspace(-6, 13, 80), np.linspace(-5, 5, 80)
-surface = [[loss_at(neuron, [w, b], x, label) for w in weights] for b in biases]
+weights, biases = np.linspace(-6, 12, 80), np.linspace(-6, 6, 80)
+surface = np.array([[loss_at(neuron, [w, b], x, label, alpha=2) for w in weights] for b in biases])
+ends = {rate: loss_at(neuron, walk[-1], x, label, alpha=2) for rate, walk in walks.items()}
 print(f"{'learning rate':>13} {'loss after ' + str(STEPS) + ' steps':>22}")
+for rate, end in ends.items():
+    print(f"{rate:>13} {end:>22.4f}")
+
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), sharey=True)
 for ax, (rate, walk) in zip(axes, walks.items(), strict=True):
-    print(f"{rate:>13} {loss_at(neuron, walk[-1], x, label):>22.4f}")
-    ax.contourf(weights, biases, surface, np.geomspace(0.1, 20, 24), cmap="cividis", norm="log", extend="both")
+    levels = np.geomspace(0.98 * surface.min(), surface.max(), 22)
+    ax.contourf(weights, biases, surface, levels, cmap="cividis", norm="log")
     ax.plot(*walk.T, "o-", color="white", markersize=3, linewidth=1)
     ax.plot(*walk[0], "o", color="#D55E00", markersize=8)
-    ax.set(title=f"learning rate {rate}", xlabel="weight", xlim=(-6, 13), ylim=(-5, 5))
+    ax.set(title=f"learning rate {rate}", xlabel="weight", xlim=(-6, 12), ylim=(-6, 6))
 axes[0].set_ylabel("bias")
 
 # %%

@@ -9,14 +9,18 @@ NAdam), or look at signs only (Lion).
 A race on handwritten digits: same network, same start, same batches. A fair race lets each have its own learning rate.
 """
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import MLPClassifier
 from fastmlp.examples import quick
 from fastmlp.examples.data import semeion
 
 plt.style.use("fastmlp.examples.lessons")
+warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is where training shall end
 
 # %%
 # The race
