@@ -52,6 +52,7 @@ sphinx_gallery_conf = {
     "doc_module": ("fastmlp",),
     "download_all_examples": False,
     "show_signature": False,
+    "min_reported_time": 3600,  # seconds: they say more of the machine than of the lesson
     "write_computation_times": False,
     "capture_repr": (),
     "remove_config_comments": True,

@@ -88,7 +88,10 @@ def test_examples_in_docstrings(name, tmp_path, monkeypatch):
     if name == "fastmlp.export.pytorch":
         pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    assert doctest.testmod(import_module(name)).failed == 0
+    module = import_module(name)
+    results = doctest.testmod(module)
+    assert results.failed == 0
+    assert (results.attempted > 0) == bool(re.search(r"^ *>>> ", inspect.getsource(module), re.MULTILINE))
 
 
 @pytest.mark.parametrize(
