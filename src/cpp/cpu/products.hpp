@@ -82,7 +82,7 @@ FASTMLP_INLINE constexpr int smaller(int a, int b) { return a < b ? a : b; } // 
 
 // C[m][R] (+)= sum_d M[m][d] P[d][R]: the one micro-kernel. `continues`: start from C, else from the bias or 0.
 // `transposed`: M[d][m] is stored instead. If they are the `last`, `finish(i, sums)` takes the sums from their
-// registers.
+// registers, unless it wants them later.
 template <bool transposed, int m_rows, class T, class Finish>
 FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T* P, T* C, bool continues, const T* bias,
                              bool last, const Finish finish) {
@@ -118,9 +118,6 @@ FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T*
     store(C + m * r, acc[m][0]);
     store(C + m * r + W, acc[m][1]);
   }
-  if constexpr (!Finish::in_registers)
-    if (last)
-      for (int i = 0; i < m_rows * r; i += W) finish(i, load(C + i));
 }
 
 // Calls f(integral_constant m) for the row count m = 1 .. most.
@@ -170,8 +167,10 @@ template <class T> struct Ahead {
   }
 };
 
-// Blocked product. `Finish{p, at}(i, sums)` takes finished sums, to be stored i from `at` in the output panels.
-template <bool transposed, class Finish, class T> FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch) {
+// Blocked product. `Finish{p, at}(i, sums)` takes finished sums, to be stored i from `at` in the output panels: from
+// their registers, or those of a block together. Not inlined: it is there once for all branches that call it.
+template <bool transposed, class Finish, class T>
+__attribute__((noinline)) void product(const PanelProduct<T>& p, T* scratch) {
   constexpr int r = R<T>, chunk = transposed ? transposed_chunk : depth_chunk;
   const auto block_of = [&](int row, int depth) -> Region<T> {
     const int n = smaller(p.n_out - row, row_block<T>), n_depth = smaller(p.n_in - depth, chunk);
@@ -198,6 +197,8 @@ template <bool transposed, class Finish, class T> FASTMLP_INLINE void product(co
           const Finish finish(p, panel * p.out_stride + (row + tile) * std::ptrdiff_t(r));
           multiply<transposed, rows.value>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias, last, finish);
         });
+        if constexpr (!Finish::in_registers)
+          if (last) Finish(p, panel * p.out_stride + row * std::ptrdiff_t(r)).block(C, n * r);
       }
     }
   }
@@ -205,7 +206,7 @@ template <bool transposed, class Finish, class T> FASTMLP_INLINE void product(co
 
 // Pre-activations through the activation, to the output panel.
 template <class A, class T> struct Activate {
-  static constexpr bool in_registers = is_cheap<A>; // the code of others is too long to repeat for each register
+  static constexpr bool in_registers = true;
   T *out, *z;
   Activate(const PanelProduct<T>& p, std::ptrdiff_t at) : out(p.out + at), z(p.z ? p.z + at : nullptr) {}
   __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
@@ -217,12 +218,27 @@ template <class A, class T> struct Activate {
 
 // Sums of deltas times the slope, in place of the activation.
 template <class A, class T> struct Differentiate {
-  static constexpr bool in_registers = A::slope_from_output;
+  static constexpr bool in_registers = true;
   T *out, *z;
   Differentiate(const PanelProduct<T>& p, std::ptrdiff_t at) : out(p.out + at), z(p.z ? p.z + at : nullptr) {}
   __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
     const Vec<T> value = load(out + i), input = z ? load(z + i) : value;
     store(out + i, sums * A::slope(input, value));
+  }
+};
+
+// Either of them for a block of sums in the level-1 cache. Code of many instructions is not worth repeating for each
+// activation and size of tile: compiling it would take longer than all the rest.
+template <template <class, class> class Finish, class T> struct Later {
+  static constexpr bool in_registers = false;
+  const PanelProduct<T>& p;
+  const std::ptrdiff_t at;
+  Later(const PanelProduct<T>& p, std::ptrdiff_t at) : p(p), at(at) {}
+  void block(const T* sums, int n) const {
+    Activations::visit(p.activation, [&](auto activation) {
+      const Finish<decltype(activation), T> finish(p, at);
+      for (int i = 0; i < n; i += lane_count<T>) finish(i, load(sums + i));
+    });
   }
 };
 
@@ -242,15 +258,21 @@ template <class F> FASTMLP_INLINE void with_activation(int number, F&& f) {
 
 template <class T> void forward(const PanelProduct<T>& p, T* scratch) {
   if (p.addend) return product<false, Add<T>>(p, scratch);
-  with_activation(p.activation,
-                  [&](auto activation) { product<false, Activate<decltype(activation), T>>(p, scratch); });
+  with_activation(p.activation, [&](auto activation) {
+    using A = decltype(activation);
+    using Finish = std::conditional_t<is_cheap<A>, Activate<A, T>, Later<Activate, T>>;
+    product<false, Finish>(p, scratch);
+  });
 }
 
 template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
   if (p.addend) return product<true, Add<T>>(p, scratch);
   if (p.activation < 0) return product<true, Activate<Identity, T>>(p, scratch);
-  Activations::visit(p.activation,
-                     [&](auto activation) { product<true, Differentiate<decltype(activation), T>>(p, scratch); });
+  Activations::visit(p.activation, [&](auto activation) {
+    using A = decltype(activation);
+    using Finish = std::conditional_t<has_cheap_slope<A>, Differentiate<A, T>, Later<Differentiate, T>>;
+    product<true, Finish>(p, scratch);
+  });
 }
 
 // G[m][R] (+)= delta . columns for m rows and `halves` registers of columns, over consecutive panels.
