@@ -80,13 +80,15 @@ def _block(prose: str, lines: list[str], begin: int, end: int) -> Block:
     return Block(prose, "\n".join(lines[begin:end]).rstrip(), begin + 1)
 
 
-def run(path: Path) -> list[Block]:
+def run(path: Path, names: dict[str, Any] | None = None) -> list[Block]:
     """Run a lesson; after an error its other blocks stay as they are.
 
     Parameters
     ----------
     path : Path
         The lesson's file.
+    names : dict or None, default=None
+        Where the lesson's own names go; None forgets them.
 
     Returns
     -------
@@ -97,7 +99,8 @@ def run(path: Path) -> list[Block]:
 
     matplotlib.use("agg")
     blocks = split(path.read_text(encoding="utf-8"))
-    names: dict[str, Any] = {"__name__": "__main__", "__file__": str(path)}
+    names = {} if names is None else names
+    names.update(__name__="__main__", __file__=str(path))
     for block in blocks:
         start, printed = time.perf_counter(), io.StringIO()
         try:

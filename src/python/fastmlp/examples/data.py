@@ -57,7 +57,7 @@ def semeion() -> tuple[NDArray[Any], NDArray[Any]]:
     if (path := _file("semeion.csv.gz")) is not None:
         table = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32)
         X, y = table[:, :-1], table[:, -1].astype(np.int64)
-    elif (found := _openml("semeion")) is not None:
+    elif (found := _openml(1501)) is not None:
         X, y = found
     else:
         X, y = _bundled("Semeion")
@@ -92,7 +92,7 @@ def usps() -> Split:
             X = np.concatenate([arrays["X_train"], arrays["X_test"]]).reshape(-1, SIDE * SIDE)
             y = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int64)
         X = (X / np.float32(2000)).astype(np.float32)
-    elif (found := _openml("USPS")) is not None:
+    elif (found := _openml(41082)) is not None:
         X, y = found
     else:
         X, y = _bundled("USPS")
@@ -112,14 +112,14 @@ def _file(name: str) -> Path | None:
     return path
 
 
-def _openml(name: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
+def _openml(data_id: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Return a set of OpenML with its smallest pixel as 0, its largest as 1 and its first class as 0, or None."""
     from sklearn.datasets import fetch_openml
 
     if quick():
         return None
     try:
-        found = fetch_openml(name, version=1, as_frame=False, parser="liac-arff", n_retries=1, delay=0.1)
+        found = fetch_openml(data_id=data_id, as_frame=False, parser="liac-arff", n_retries=1, delay=0.1)
     except OSError as error:
         print(f"OpenML cannot be reached ({error}).")
         return None
