@@ -1,14 +1,11 @@
 """
-6. Deeper or fatter?
-====================
+6. Deeper or fatter? Three tasks, one price
+===========================================
 
-A network with one hidden layer can come close to any function, if the layer is wide enough (lesson 7). Then why deep
-ones? One answer is the price. Give a deep network and a flat one the **same number of parameters**, train both with
-equal care, and see which one errs less.
-
-The lecture shows such a table for speech (`Seide, Li and Yu 2011
-<https://doi.org/10.21437/Interspeech.2011-169>`_): seven layers of 2,000 neurons misread 17.1 % of the words, a single
-layer with as many parameters 22.6 %. Does that hold for everything? We try three tasks of our own.
+In the lecture there is a table for speech (`Seide, Li and Yu 2011 <https://doi.org/10.21437/Interspeech.2011-169>`_).
+Seven layers of 2,000 neurons misread 17.1 % of the words; one layer with as many parameters, 22.6 %. Does deeper beat
+fatter in every task? We try three tasks of our own. All networks of a task have the same number of parameters and are
+trained with equal care.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -18,48 +15,19 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from fastmlp import MLPClassifier, MLPRegressor, Network
+from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.examples import quick
 from fastmlp.examples.data import usps
 
 plt.style.use("fastmlp.examples.lessons")
 
 # %%
-# What a deep network can say in few words
-# ----------------------------------------
-# First a case where the answer is known. Fold a strip of paper in two: that is the *tent map*, a function of two
-# straight pieces, and two relus make it. Fold again and again: each layer of **two** neurons doubles the number of
-# pieces. In one hidden layer a neuron adds only one piece, so it takes a thousand neurons to do what ten folds do
-# (`Telgarsky 2016 <https://arxiv.org/abs/1602.04485>`_).
-
-
-def folded(times):
-    net = Network([1] + [2] * times + [1], activation="relu", loss="squared_error")
-    net.weights = [[[2], [4]]] + [[[2, -2], [4, -4]]] * (times - 1) + [[[1, -1]]]
-    net.biases = [[0, -2]] * times + [[0]]
-    return net
-
-
-x = np.linspace(0, 1, 2**10 + 1)
-print(f"{'layers':>6}{'pieces':>8}{'parameters':>12}{'in one layer at least':>23}")
-for times in (1, 3, 5, 10):
-    pieces = np.count_nonzero(np.diff(np.sign(np.diff(folded(times)(x[:, None])[:, 0])))) + 1
-    print(f"{times:>6}{pieces:>8}{folded(times).n_parameters:>12}{3 * (pieces - 1) + 1:>23}")
-
-fig, axes = plt.subplots(1, 3, figsize=(9, 2.4), sharey=True)
-for ax, times in zip(axes, (1, 3, 5), strict=True):
-    ax.plot(x, folded(times)(x[:, None]))
-    ax.set(xlabel="x", title=f"{times} layer{'s' * (times > 1)} of 2: {2**times} pieces")
-
-# %%
 # Three tasks
 # -----------
-# *Can say* is not *will find*. So now nobody sets the weights: training must find them. The tasks:
-#
-# - a function that is **made of functions**: f = h(h(x1, x2), h(x3, x4)), where h(a, b) = sin(π (a b + (a - b) / 2)).
-#   The error is the mean squared error as a share of the variance; 4,000 examples to learn from;
-# - the 1,797 small **digits** that come with scikit-learn, 8 x 8 pixels;
-# - the 9,298 digits of the **US Postal Service**, 16 x 16 pixels, with the test set that everybody uses.
+# - A function that is **made of functions**: f = h(h(x1, x2), h(x3, x4)), where h(a, b) = sin(π (a b + (a - b) / 2)).
+#   The error is the mean squared error as a share of the variance; 4,000 examples to learn from.
+# - The 1,797 small **digits** that come with scikit-learn, 8 x 8 pixels.
+# - The 9,298 digits of the **US Postal Service**, 16 x 16 pixels, with the test set that everybody uses.
 #
 # A quarter of what there is to learn from only chooses the learning rate. The test rows are seen once, at the end.
 
