@@ -51,14 +51,14 @@ for ax, times in zip(axes, (1, 3, 5), strict=True):
 # %%
 # Can say, or will find?
 # ----------------------
-# Those weights were set by hand. Now networks of about 1,000 parameters, more than enough in each case, start from
-# random weights and learn the same functions from 2,000 points. Each depth is tried with four learning rates, three
-# times each; we keep the rate with the smallest mean. The error is the mean squared one, as a share of the variance:
-# 100 % is what a constant achieves.
+# Those weights were set by hand. Now networks of about 1,000 parameters, more than enough for every depth, start from
+# random weights and learn the same functions from 2,000 points. Each is trained nine times: with three learning rates,
+# from three starts. The best of the nine counts. The error is the mean squared one as a share of the variance: a
+# constant has 100 %.
 
 NETWORKS = [(333,), (29,) * 2, (21,) * 3, (14,) * 5]
-FOLDS = (1, 2, 3, 4)
-RATES = [0.01] if quick() else [0.003, 0.01, 0.03, 0.1]
+FOLDS = (2, 3, 4)
+RATES = [0.01] if quick() else [0.003, 0.01, 0.03]
 SEEDS = range(1 if quick() else 3)
 X = np.random.RandomState(0).uniform(0, 1, (2000, 1)).astype(np.float32)
 
@@ -66,16 +66,36 @@ X = np.random.RandomState(0).uniform(0, 1, (2000, 1)).astype(np.float32)
 def trial(times, layers, rate, seed):
     model = MLPRegressor(
         hidden_layer_sizes=layers, learning_rate="cosine", learning_rate_init=rate, batch_size=100, alpha=0,
-        max_iter=2 if quick() else 60, n_iter_no_change=np.inf, random_state=seed, n_jobs=1,
+        max_iter=2 if quick() else 100, n_iter_no_change=np.inf, random_state=seed, n_jobs=1,
     )  # fmt: skip
     model.fit(2 * X - 1, folding(times)(X)[:, 0])
-    return 100 * (1 - model.score(2 * x[:, None] - 1, folding(times)(x[:, None])[:, 0]))
+    answers = model.predict(2 * x[:, None] - 1)
+    return 100 * np.mean((answers - folded[times]) ** 2) / folded[times].var(), answers
 
 
-cells = [(times, layers, rate, seed) for times in FOLDS for layers in NETWORKS for rate in RATES for seed in SEEDS]
-found = Parallel(n_jobs=-1, prefer="threads")(delayed(trial)(*cell) for cell in cells)
-found = np.reshape(found, (len(FOLDS), len(NETWORKS), len(RATES), len(SEEDS)))
-errors = found.mean(axis=3).min(axis=2)
-print(f"{'error in %':<20}" + "".join(f"{times} fold{'s' * (times > 1)}".rjust(10) for times in FOLDS))
-for layers, row in zip(NETWORKS, errors.T, strict=True):
-    print(f"{f'{len(layers)} x {layers[0]}':<20}" + "".join(f"{error:>10.1f}" for error in row))
+settings = [(rate, seed) for rate in RATES for seed in SEEDS]
+cells = [(times, layers) for times in FOLDS for layers in NETWORKS]
+runs = Parallel(n_jobs=-1, prefer="threads")(delayed(trial)(*cell, *setting) for cell in cells for setting in settings)
+best = {}
+for number, cell in enumerate(cells):
+    best[cell] = min(runs[number * len(settings) : (number + 1) * len(settings)], key=lambda run: run[0])
+
+print(f"{'layers':<10}" + "".join(f"{times:>4} folds" for times in FOLDS) + "   error in %")
+for layers in NETWORKS:
+    print(f"{len(layers)} x {layers[0]:<6}" + "".join(f"{best[times, layers][0]:>10.1f}" for times in FOLDS))
+
+# %%
+# Can say is not will find
+# ------------------------
+# Two folds and three are found by all. Four are found by none, although 25 parameters are enough to say them. The slope
+# of the loss shows no way there: as long as the lower layers do not fold, nothing that the upper ones do helps much.
+# What depth can say is one thing; the next part asks what training makes of it in tasks that are less contrived.
+
+fig, axes = plt.subplots(len(FOLDS), 1, figsize=(9, 5.4), sharex=True, sharey=True)
+for ax, times in zip(axes, FOLDS, strict=True):
+    ax.plot(x, folded[times], color="#d5dbe0", lw=5, label="function")
+    for layers, color in ((NETWORKS[0], "#D55E00"), (NETWORKS[2], "#0072B2")):
+        ax.plot(x, best[times, layers][1], color=color, lw=1.4, label=f"{len(layers)} x {layers[0]}")
+    ax.set(title=f"{times} folds", yticks=[0, 1])
+axes[-1].set_xlabel("x")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")

@@ -77,18 +77,16 @@ def widest(task, depth, price):
 # smallest validation error is kept and trained three times more: five runs with other initial weights and batches.
 
 RATES = [0.01] if quick() else [0.001, 0.003, 0.01, 0.03]
-FIRST, MORE = (0,), (1,)
-if not quick():
-    FIRST, MORE = (0, 1), (2, 3, 4)
+FIRST, MORE = ((0,), (1,)) if quick() else ((0, 1), (2, 3, 4))
 
 
-def trial(task, structure, rate, seed):
+def trial(task, structure, rate, seed, patience=1):
     X, X_test, y, y_test = learn_and_test[task]
     X, X_val, y, y_val = train_test_split(X, y, test_size=0.25, random_state=0)
     kind = MLPRegressor if y.dtype.kind == "f" else MLPClassifier
     model = kind(
         hidden_layer_sizes=(widest(task, *structure),) * structure[0], learning_rate="cosine", learning_rate_init=rate,
-        batch_size=100, max_iter=1 if quick() else EPOCHS[task], n_iter_no_change=np.inf, random_state=seed, n_jobs=1,
+        batch_size=100, max_iter=1 if quick() else patience * EPOCHS[task], n_iter_no_change=np.inf, random_state=seed, n_jobs=1,
     ).fit(X, y)  # fmt: skip
     return 1 - model.score(X_val, y_val), 1 - model.score(X_test, y_test)  # 1 - R², or the share of wrong answers
 
@@ -99,6 +97,7 @@ with ThreadPoolExecutor() as pool:
     best = {cell: min(RATES, key=lambda rate: sum(run.result()[0] for run in runs[cell, rate])) for cell in cells}
     for cell, rate in best.items():
         runs[cell, rate] += [pool.submit(trial, *cell, rate, seed) for seed in MORE]
+    late = pool.map(lambda seed: trial("made of functions", (1, 1), 0.01, seed, patience=10)[1], FIRST + MORE)
 errors = {cell: np.array([100 * run.result()[1] for run in runs[cell, best[cell]]]) for cell in cells}
 
 print(f"{'test error in %':<24}" + "".join(f"{task:>20}" for task in BUDGETS))
@@ -106,12 +105,21 @@ for depth, price in STRUCTURES:
     found = [errors[task, (depth, price)] for task in BUDGETS]
     what = f"{depth} layer{'s' * (depth > 1)}{f', {price} x the price' * (price > 1)}"
     print(f"{what:<24}" + "".join(f"{runs.mean():>13.1f} ± {runs.std():<4.1f}" for runs in found))
+late = 100 * np.array(list(late))
+print(f"{'1 layer, 10 x the epochs':<24}{late.mean():>13.1f} ± {late.std():<4.1f}")
 
 # %%
 # The answer depends on the task
 # ------------------------------
-# Dots are means, bars standard deviations. The published table for speech stands beside; there, the structures in the
-# row of circles cost more the deeper they are, and the squares are single layers of the same price.
+# - The function made of functions wants depth. One hidden layer leaves 64 % of the variance, five leave 14 %; seven
+#   are harder to train. Eight times the parameters in one layer leave 59 %, ten times the epochs 40 %.
+# - The digits do not. One layer is as good as any here, and more neurons are better than more layers.
+#
+# So depth pays where the task is done in steps, each made of the results of the last, as speech goes from sounds to
+# words; and where there are enough examples to learn the steps from. There is no law. Try it (lesson 9).
+#
+# Dots are means, bars standard deviations. Beside them the published table for speech: its circles cost more the deeper
+# they are, and its squares are single layers of the same price.
 
 SPEECH = {1: 24.2, 2: 20.4, 3: 18.4, 4: 17.8, 5: 17.2, 7: 17.1}
 

@@ -44,8 +44,8 @@ COLORS = dict(zip(KINDS, ["#CC79A7", "#E69F00", "#D55E00", "#56B4E9", "#009E73",
 # ---------------------
 # Every layer needs two things. On the way back, the **gradient** must arrive. Backpropagation multiplies by the weights
 # and the slope of each layer. 152 factors a little below 1 leave nothing: the gradient *vanishes*. 152 factors a little
-# above 1 make a huge number: it *explodes*. On the way forth, **the difference between the images** must arrive. A layer
-# that answers all digits alike cannot tell them apart, nor can any layer above it.
+# above 1 make a huge number: it *explodes*. On the way forth, **the difference between the images** must arrive. A
+# layer that answers all digits alike cannot tell them apart, nor can any layer above it.
 #
 # So we measure both in each layer. First, the length of the gradient of its weights. Second, how much the directions of
 # its answers differ: their standard deviation over the images, 0 if all point the same way.
