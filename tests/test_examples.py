@@ -6,6 +6,7 @@ A lesson without a check here is still run. A check gets the names that the less
 import json
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="lessons draw with matplotlib")
 import matplotlib as mpl
 
+from fastmlp import Network
 from fastmlp.examples import __main__ as runner
 from fastmlp.examples import blocks, data, quick
 from fastmlp.examples.report import Lesson, html, prose
@@ -129,6 +131,71 @@ def lesson_5b_backpropagation(names):
 def lesson_5c_optimizers(names):
     assert set(names["winners"]) == set(names["racers"])
     assert all(model.n_iter_ == names["epochs"] for model in names["winners"].values())
+
+
+@check
+def lesson_6a_folding(names):
+    """Weights set by hand: n folds are 2^n pieces, exactly, with 6 n + 1 parameters."""
+    x = names["x"]
+    for times, y in names["folded"].items():
+        for _ in range(times):
+            x = 1 - np.abs(2 * x - 1)
+        np.testing.assert_array_equal(y, x)
+        assert names["pieces"][times] == 2**times
+        assert names["folding"](times).n_parameters == 6 * times + 1
+        x = names["x"]
+
+
+@check
+def lesson_6b_deeper_or_fatter(names):
+    """One neuron more in each layer would exceed the price; trained in full, depth wins where functions are nested."""
+    for task, budget in names["BUDGETS"].items():
+        X = names["learn_and_test"][task][0]
+        n_outputs = 1 if task == "made of functions" else 10
+        for depth, price in names["STRUCTURES"]:
+            width = names["widest"](task, depth, price)
+            cheap, dear = (Network([X.shape[1], *[n] * depth, n_outputs]).n_parameters for n in (width, width + 1))
+            assert cheap <= price * budget < dear
+    with mock.patch.dict("os.environ", FASTMLP_QUICK="0"):
+        flat, deep = (names["trial"]("made of functions", (depth, 1), 0.01, 0)[1] for depth in (1, 4))
+    assert deep < 0.3 < 0.55 < flat
+
+
+@check
+def lesson_7_universality(names):
+    """Slope -2 for what is smooth, -1 at the cusp; four times the waves need four times the neurons."""
+    drawn = names["drawn"]
+    for name, slope in (("one wave", -2), ("a cusp", -1)):
+        assert abs(np.polyfit(np.log(names["WIDTHS"]), np.log(drawn[name]), 1)[0] - slope) < 0.05
+    np.testing.assert_allclose(drawn["four waves"][2:], drawn["one wave"][:-2], rtol=0.01)
+    for name, error in names["improved"].items():
+        assert (error <= drawn[name] * (1 + 1e-12)).all()
+    assert all(error.shape == drawn["a cusp"].shape for error in names["trained"].values())
+
+
+@check
+def lesson_8_152_layers(names):
+    """Gradients vanish and explode, images grow alike; with residual and normalisation neither, and the loss falls."""
+    first = {kind: gradient[0] for kind, gradient in names["gradients"].items()}
+    last = {kind: difference[-1] for kind, difference in names["differences"].items()}
+    assert first["logistic"] < 1e-100 < first["relu"] < 1e-20
+    assert first["relu, residual"] > 1e9
+    both = "relu, residual + normalised"
+    assert 0.1 < names["gradients"][both].max() / names["gradients"][both].min() < 100
+    assert last[both] > 0.2
+    assert all(last[kind] < 0.02 for kind in ("logistic", "relu", "relu, He's weights", "relu, normalised"))
+    losses = {kind: model.loss_ for kind, model in names["fits"].items()}
+    assert losses.pop(both) < 0.9 * min(losses.values())
+
+
+@check
+def lesson_9_how_many(names):
+    """Both libraries make the same networks of the same trials."""
+    assert len(names["models"]) == len(names["DEPTHS"]) * len(names["WIDTHS"]) * len(names["SEEDS"])
+    scores = names["scores"]
+    for depth, width in names["PART"]:
+        assert abs(scores[depth, width, "fastmlp"] - scores[depth, width, "scikit-learn"]) < 0.02
+    assert names["means"].min() == names["means"][names["i"], names["j"]]
 
 
 def write(folder, text):
