@@ -51,19 +51,17 @@ EPOCHS = {"made of functions": 40, "digits": 40, "postal digits": 12}
 # %%
 # Structures of one price
 # -----------------------
-# One to seven hidden layers, each as wide as the budget allows. And, because width is the other way to spend money, one
+# One to seven hidden layers, each as wide as the budget allows. And, because width is the other way to spend, one
 # hidden layer with eight times the parameters.
 
-STRUCTURES = [(depth, 1) for depth in range(1, 8)] + [(1, 8)]  # hidden layers, price in budgets
-if quick():
-    STRUCTURES = [(1, 1), (3, 1), (1, 8)]
+DEPTHS = (1, 3) if quick() else range(1, 8)
+STRUCTURES = [(depth, 1) for depth in DEPTHS] + [(1, 8)]  # hidden layers, price in budgets
 
 
 def widest(task, depth, price):
     """Return how many neurons each layer can have; each has a weight for each input, and a bias."""
     X, _, y, _ = learn_and_test[task]
-    n_in, n_out, width = X.shape[1], 1 if y.dtype.kind == "f" else 10, 0
-    parameters = 0
+    n_in, n_out, width, parameters = X.shape[1], 1 if y.dtype.kind == "f" else 10, 0, 0
     while parameters <= price * BUDGETS[task]:
         width += 1
         parameters = (n_in + 1) * width + (depth - 1) * (width + 1) * width + (width + 1) * n_out
@@ -86,7 +84,8 @@ def trial(task, structure, rate, seed, patience=1):
     kind = MLPRegressor if y.dtype.kind == "f" else MLPClassifier
     model = kind(
         hidden_layer_sizes=(widest(task, *structure),) * structure[0], learning_rate="cosine", learning_rate_init=rate,
-        batch_size=100, max_iter=1 if quick() else patience * EPOCHS[task], n_iter_no_change=np.inf, random_state=seed, n_jobs=1,
+        max_iter=1 if quick() else patience * EPOCHS[task], batch_size=100, n_iter_no_change=np.inf, random_state=seed,
+        n_jobs=1,
     ).fit(X, y)  # fmt: skip
     return 1 - model.score(X_val, y_val), 1 - model.score(X_test, y_test)  # 1 - R², or the share of wrong answers
 
@@ -125,9 +124,8 @@ SPEECH = {1: 24.2, 2: 20.4, 3: 18.4, 4: 17.8, 5: 17.2, 7: 17.1}
 
 fig, axes = plt.subplots(2, 2, figsize=(9, 6.6))
 for ax, task in zip(axes.flat[1:], BUDGETS, strict=True):
-    found = {depth: errors[task, (depth, 1)] for depth, price in STRUCTURES if price == 1}
-    means, spreads = [runs.mean() for runs in found.values()], [runs.std() for runs in found.values()]
-    ax.errorbar(found.keys(), means, spreads, fmt="o-", capsize=3, label=f"{BUDGETS[task]:,} parameters")
+    ends = np.array([errors[task, (depth, 1)] for depth in DEPTHS])
+    ax.errorbar(DEPTHS, ends.mean(1), ends.std(1), fmt="o-", capsize=3, label=f"{BUDGETS[task]:,} parameters")
     wide = errors[task, (1, 8)].mean()
     ax.axhline(wide, color="#D55E00", ls="--", label=f"1 layer, {8 * BUDGETS[task]:,} parameters")
     ax.set(title=task, ylabel="test error, %")
