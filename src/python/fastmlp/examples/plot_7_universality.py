@@ -121,8 +121,8 @@ table("from random weights:", trained)
 # -------------------
 # - The bends made by hand are not the best. Training moves them to where the function curves, and divides the error by
 #   about two and a half: the same slope, -2, with a better constant.
-# - From random weights (dots: three starts; line: the best) one wave is found, less and less well with more neurons.
-#   Of sixteen waves, training finds nearly nothing: 128 neurons stop at an error of 0.44, where 0.02 is possible.
+# - From random weights (dots: three starts; line: the best) one wave is found, though further and further from what is
+#   possible. Of sixteen waves nearly nothing is found: 128 neurons stop at an error of 0.44, where 0.02 is possible.
 #
 # Enough neurons exist. To find their weights is another matter.
 
