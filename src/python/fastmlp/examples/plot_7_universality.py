@@ -61,10 +61,10 @@ axes[0].legend(loc="upper left", fontsize=9)
 #
 # A cusp is hard in another way. There f'' has no bound, and the argument fails at one place: the slope is only -1.
 #
-# A famous guarantee has a third slope: **-1/2** (`Barron 1993 <https://doi.org/10.1109/18.256500>`_). It holds for a
-# large class of functions of *any number of inputs*, and for the worst of them. One smooth function of one input is
-# easier. With d inputs, pieces on a grid come down to -2/d: from five inputs on, Barron's promise is the better one.
-# The error here is the root of the mean squared error.
+# A famous guarantee has a third slope: **-1/2** (`Barron 1993 <https://doi.org/10.1109/18.256500>`_). Its argument is a
+# poll: write the function as a mean over infinitely many neurons, ask n of them drawn by lot, and err like 1 / √n. That
+# holds for *any number of inputs*, while pieces on a grid come down to -2/d with d inputs. With one smooth input the
+# pieces win; from five on, the poll. The error here is the root of the mean squared error.
 
 WIDTHS = np.array([4, 8, 16, 32] if quick() else [4, 8, 16, 32, 64, 128])
 

@@ -134,4 +134,5 @@ for shift, (name, color) in zip((-0.19, 0.19), {"fastmlp": "#0072B2", "scikit-le
 ax.set_yticks(np.arange(len(PART)), [f"{depth} x {width}" for depth, width in PART])
 ax.set(xlabel="seconds", title="One fit, one thread")
 ax.invert_yaxis()
+ax.margins(x=0.1)
 ax.legend(loc="upper right")
