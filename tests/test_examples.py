@@ -94,6 +94,16 @@ def lesson_3a_semeion(names):
 
 
 @check
+def lesson_3b_usps(names):
+    images = names["X_train"][:50]
+    np.testing.assert_allclose(names["deform"](images, affine=0, elastic=0), images, atol=1e-5)
+    moved = names["deform"](images)
+    assert moved.shape == images.shape
+    assert 0.02 < np.abs(moved - images).mean() < 0.3
+    assert names["errors"]["their vote"] <= max(list(names["errors"].values())[3:6])
+
+
+@check
 def lesson_4a_cross_entropy(names):
     assert names["before"] == pytest.approx(np.log(10), abs=0.3)
     net, X, y = names["net"], names["X"], names["y"]

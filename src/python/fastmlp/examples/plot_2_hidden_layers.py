@@ -111,6 +111,12 @@ for layer in range(4):
 figure, ax = plt.subplots(figsize=(8, 3))
 for (name, values), color, marker in zip(errors.items(), ("#D55E00", "#0072B2"), "o^", strict=True):
     ax.plot(range(4), 100 * values.mean(axis=0), marker=marker, markersize=8, color=color, label=name)
-ax.set(xticks=range(4), ylim=(0, None), ylabel="test digits misread, %", title="Deeper features are easier")
+ax.set(
+    xticks=range(4),
+    ylim=(0, 20),
+    yticks=range(0, 21, 5),
+    ylabel="test digits misread, %",
+    title="Deeper features are easier",
+)
 ax.set_xticklabels([name.replace(": ", "\n") for name in names])
 ax.legend()

@@ -23,7 +23,8 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 # -----------
 # The network looks at an image and gives ten confidences, which sum to 1. The target is 1 for the right digit and 0 for
 # the nine others. Of the cross-entropy ``-sum(target * ln(confidence))`` only one term is left: minus the logarithm of
-# the confidence in the right digit. Before training all confidences are about 0.1, and the loss is about ln 10 = 2.30.
+# the confidence in the right digit. A network that only guesses, 0.1 for each digit, has a loss of ln 10 = 2.30. Before
+# training it is not much better, or even worse.
 X, y = semeion()
 net = Network([256, 30, 10], activation="tanh", loss="log_loss", random_state=0)
 example = int(np.flatnonzero(y == 2)[3])
@@ -51,7 +52,7 @@ axes[1].set_ylabel("confidence")
 # All examples
 # ------------
 # The total loss is the sum over the examples; divided by their number it is what ``Network.loss`` returns. Training
-# makes it small. Most examples end near 0; the few that are misread keep it up.
+# makes it small. Most examples end near 0; each of the few that are misread counts as much as many others.
 each = -np.log(net(X)[np.arange(len(y)), y])
 total = each.sum()
 print(f"before training: total {before * len(y):8.1f}, mean {before:.4f}")
@@ -64,4 +65,4 @@ ax.hist([each[~wrong], each[wrong]], bins, stacked=True, color=[BLUE, ORANGE],
         label=[f"read correctly: {each[~wrong].sum() / total:.0%} of the total loss",
                f"misread: {wrong.sum()} images, {each[wrong].sum() / total:.0%} of the total loss"])  # fmt: skip
 ax.set(xscale="log", xlabel="cross-entropy of an example (logarithmic)", ylabel="examples", title="After training")
-ax.legend(loc="upper left")
+ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)

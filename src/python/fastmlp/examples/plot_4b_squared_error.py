@@ -83,7 +83,7 @@ ax.set(xlabel="sum z of the neuron; the right answer is 1", ylabel="push upwards
 # error has almost no gradient to follow.
 X, y = semeion()
 targets = np.eye(10)[y]
-steps = 10 if quick() else 150
+steps = 10 if quick() else 100
 races = {}
 for name, loss in (("cross-entropy", "binary_log_loss"), ("squared error", "squared_error")):
     for rate in (0.1, 0.3, 1, 3, 10, 30):

@@ -94,15 +94,15 @@ for name, gradient in gradients.items():
     differences[name] = np.abs(gradient - backpropagation).max() / np.abs(backpropagation).max()
     print(f"{name.replace('_', ' '):<24}{differences[name]:>42.1e}")
 
-figure, ax = plt.subplots(figsize=(6, 4.4))
-ends = [backpropagation.min(), backpropagation.max()]
-ax.plot(ends, ends, color="#b9c3cc", linewidth=1)
-for (name, gradient), marker, size in zip(gradients.items(), "os^D", (70, 34, 14, 4), strict=False):
-    ax.scatter(backpropagation, gradient, size, marker=marker, label=name.replace("_", " "), edgecolor="white",
-               linewidth=0.3)  # fmt: skip
-ax.set(xlabel="derivative by backpropagation", ylabel="derivative by another way",
-       title=f"{len(start)} parameters, {len(start)} derivatives")  # fmt: skip
-ax.legend(loc="upper left")
+figure, (ax, errors) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=[1, 1.2])
+ax.plot(backpropagation, gradients["central_differences"], "o", markersize=4, alpha=0.6)
+ax.set(xlabel="by backpropagation", ylabel="by central differences", title=f"{len(start)} derivatives")
+for place, gradient in enumerate(gradients.values()):
+    size = np.maximum(np.abs(gradient - backpropagation), 1e-18)  # equal to the last bit: at the left edge
+    errors.plot(size, place + rng.uniform(-0.2, 0.2, len(size)), "o", markersize=3, alpha=0.5)
+errors.set(xscale="log", xlim=(5e-19, 1e-8), xlabel="size of the difference (logarithmic)", title="Differences")
+errors.set_yticks(range(len(gradients)), [name.replace("_", "\n") for name in gradients])
+errors.invert_yaxis()
 
 # %%
 # Why it is worth the trouble
@@ -113,7 +113,7 @@ widths = (8, 16) if quick() else (8, 16, 32, 64, 128, 256, 512)
 rows, labels = rng.normal(size=(200, 20)), rng.randint(4, size=200)
 sizes, one_loss, one_sweep = [], [], []
 for width in widths:
-    wide = Network([20, width, width, 4], activation="tanh", loss="log_loss", random_state=0)
+    wide = Network([20, width, width, 4], activation="tanh", loss="log_loss", random_state=0, n_jobs=1)
     times = {wide.forward: [], wide.loss_and_gradient: []}
     for _ in range(15):
         for call, arguments in ((wide.forward, (rows,)), (wide.loss_and_gradient, (rows, labels))):
@@ -129,7 +129,11 @@ for size, sweep, slow in zip(sizes, one_sweep, by_differences, strict=True):
     print(f"{size:>10,} {1000 * sweep:>14.2f} ms {slow:>19.2f} s {slow / sweep:>9,.0f}")
 
 figure, ax = plt.subplots(figsize=(8, 3.2))
-ax.loglog(sizes, by_differences, "o-", color="#D55E00", label="central differences (times of one loss, multiplied)")
-ax.loglog(sizes, one_sweep, "o-", color="#0072B2", label="backpropagation")
+for name, seconds, color in (
+    ("central differences: one loss, measured, times twice the parameters", by_differences, "#D55E00"),
+    ("backpropagation", one_sweep, "#0072B2"),
+):
+    ax.loglog(sizes, seconds, "o-", color=color)
+    ax.annotate(name, (sizes[0], seconds[0]), (0, 12), textcoords="offset points", color=color, weight="bold")
 ax.set(xlabel="parameters", ylabel="seconds", title="Time for all derivatives")
-ax.legend(loc="lower right", bbox_to_anchor=(1, 0.2))
+ax.margins(y=0.15)

@@ -43,8 +43,9 @@ for name, settings in racers.items():
                               alpha=0, dtype="float32", random_state=0, **settings).fit(X, y)  # fmt: skip
         if name not in winners or model.loss_ < winners[name].loss_:
             winners[name] = model
+winners = dict(sorted(winners.items(), key=lambda winner: winner[1].loss_))
 print(f"{'optimizer':<15} {'best rate':>10} {'last loss':>12}")
-for name, model in sorted(winners.items(), key=lambda item: item[1].loss_):
+for name, model in winners.items():
     print(f"{name:<15} {model.learning_rate_init:>10} {model.loss_:>12.5f}")
 
 figure, ax = plt.subplots(figsize=(8, 4))
