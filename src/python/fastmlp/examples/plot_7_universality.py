@@ -61,10 +61,10 @@ axes[0].legend(loc="upper left", fontsize=9)
 #
 # A cusp is hard in another way. There f'' has no bound, and the argument fails at one place: the slope is only -1.
 #
-# A famous guarantee has a third slope: **-1/2** (`Barron 1993 <https://doi.org/10.1109/18.256500>`_). It holds for a
-# large class of functions of *any number of inputs*, and for the worst of them. One smooth function of one input is
-# easier. With d inputs, pieces on a grid come down to -2/d: from five inputs on, Barron's promise is the better one.
-# The error here is the root of the mean squared error.
+# A famous guarantee has a third slope: **-1/2** (`Barron 1993 <https://doi.org/10.1109/18.256500>`_). Its argument is a
+# poll: write the function as a mean over infinitely many neurons, ask n of them drawn by lot, and err like 1 / √n. That
+# holds for *any number of inputs*, while pieces on a grid come down to -2/d with d inputs. With one smooth input the
+# pieces win; from five on, the poll. The error here is the root of the mean squared error.
 
 WIDTHS = np.array([4, 8, 16, 32] if quick() else [4, 8, 16, 32, 64, 128])
 
@@ -121,8 +121,8 @@ table("from random weights:", trained)
 # -------------------
 # - The bends made by hand are not the best. Training moves them to where the function curves, and divides the error by
 #   about two and a half: the same slope, -2, with a better constant.
-# - From random weights (dots: three starts; line: the best) one wave is found, less and less well with more neurons.
-#   Of sixteen waves, training finds nearly nothing: 128 neurons stop at an error of 0.44, where 0.02 is possible.
+# - From random weights (dots: three starts; line: the best) one wave is found, though further and further from what is
+#   possible. Of sixteen waves nearly nothing is found: 128 neurons stop at an error of 0.44, where 0.02 is possible.
 #
 # Enough neurons exist. To find their weights is another matter.
 
