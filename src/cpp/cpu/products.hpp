@@ -128,6 +128,13 @@ template <int most, class F> FASTMLP_INLINE void with_row_count(int m, F&& f) {
   f(std::integral_constant<int, most>{});
 }
 
+// All sizes of tile in one function run fastest; builds for checks compile them apart, in half the time or less.
+#ifdef FASTMLP_SEPARATE_TILES
+#define FASTMLP_TILE_CODE __attribute__((noinline))
+#else
+#define FASTMLP_TILE_CODE __attribute__((always_inline))
+#endif
+
 // n rows in equal tiles of at most `most`, larger ones first: 10 is 5 + 5, not 6 + 4. A division takes longer than the
 // rest of a short tile, so that the cut is made once for all panels.
 template <int most> struct RegisterTiles {
@@ -140,7 +147,7 @@ template <int most> struct RegisterTiles {
   template <class F> __attribute__((always_inline)) void for_each(F&& f) const {
     int row = 0, tiles = larger ? larger : count;
     for (int m = rows + (larger > 0); row < n; --m, tiles = count - larger)
-      with_row_count<most>(m, [&](auto n_rows) __attribute__((always_inline)) {
+      with_row_count<most>(m, [&](auto n_rows) FASTMLP_TILE_CODE {
         for (int i = 0; i < tiles; ++i, row += n_rows.value) f(row, n_rows);
       });
   }
