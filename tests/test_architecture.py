@@ -16,6 +16,7 @@ CPP, PYTHON = ROOT / "src" / "cpp", ROOT / "src" / "python" / "fastmlp"
 # A file may include only what stands above it, a module import only that; a folder is one room. The package itself,
 # `__init__`, is a front door that opens rooms on demand.
 CPP_ROOMS = [
+    "host_device",
     "vector_math",
     "dual",
     "catalog",
@@ -26,13 +27,16 @@ CPP_ROOMS = [
     "network",
     "random",
     "engine",
+    "step",
     "cpu",
+    "cuda",
     "trainer",
     "bindings",
 ]
 PYTHON_ROOMS = [
     "_core",
     "_validation",
+    "_cuda",
     "_losses",
     "_engine",
     "_parameters",
@@ -41,6 +45,7 @@ PYTHON_ROOMS = [
     "_answers",
     "_training",
     "_divergence",
+    "_placement",
     "schedules",
     "optimizer_state",
     "predictor",
@@ -72,7 +77,7 @@ PYTHON_ROOMS = [
     "__main__",
     "examples",
 ]
-CPP_FILES = sorted(path for path in CPP.rglob("*") if path.suffix in (".hpp", ".cpp"))
+CPP_FILES = sorted(path for path in CPP.rglob("*") if path.suffix in (".hpp", ".cpp", ".cuh", ".cu"))
 PYTHON_FILES = sorted(PYTHON.rglob("*.py"))
 
 # Activations as ONNX, C and PyTorch write them: an entry without a line there works, but is not exported.

@@ -147,6 +147,8 @@ EFFECTS = {
 WITHOUT_EFFECT = {
     "verbose": "test_verbose_prints",
     "n_jobs": "test_threads.py",
+    "device": "test_cuda.py: results agree to rounding",
+    "precision": "test_cuda.py",
     "on_divergence": "test_validation.py: without it there are no weights",
 }
 

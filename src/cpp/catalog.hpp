@@ -5,6 +5,8 @@
 // This room knows nothing of what it lists.
 #pragma once
 
+#include "host_device.hpp"
+
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -34,7 +36,8 @@ template <class... Entries> struct Catalog {
   static constexpr int size = sizeof...(Entries);
 
   // Calls f(Entry{}) for entry number `id`, which the caller has checked.
-  template <class F> static inline __attribute__((always_inline)) void visit(int id, F&& f) {
+  FASTMLP_CALLS_ITS_ARGUMENT
+  template <class F> FASTMLP_INLINE void visit(int id, F&& f) {
     int i = 0;
     (void)((id == i++ ? (f(Entries{}), true) : false) || ...);
   }

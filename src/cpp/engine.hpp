@@ -18,6 +18,7 @@
 #include <memory>
 #include <numeric>
 #include <utility>
+#include <vector>
 
 namespace fastmlp {
 
@@ -117,6 +118,10 @@ public:
   virtual void get_slots() {}
   // Swaps the parameters with the last slot, which is their moving average.
   virtual void exchange_average() = 0;
+
+  // Says which data will be asked for again and again and stay as they are until this is said anew: a device that has
+  // its own memory copies them.
+  virtual void hold(const std::vector<const Dataset<T>*>&) {}
 
   // One pass over the rows `order` in batches, a step after each; `poll` is asked now and then whether to stop. A batch
   // whose weights sum to 0 says nothing and is passed over; one whose loss is NaN ends it without a step, so that the

@@ -15,6 +15,7 @@
 
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 namespace fastmlp {
@@ -172,6 +173,9 @@ struct Lion {
     s[0] = splat<S>(c[2]) * s[0] + splat<S>(c[3]) * g;
   }
 };
+
+// How many numbers an optimizer keeps for each weight.
+template <class Entry> constexpr int slot_count = int(std::size(Entry::slots));
 
 using Optimizers = Catalog<Sgd, Adam, AdamW, NAdam, RmsProp, Lion>;
 

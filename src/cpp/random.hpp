@@ -5,6 +5,8 @@
 // generator", ACM TOMACS 8(1). Bounded numbers by masked rejection, shuffles from the end, both as in NumPy.
 #pragma once
 
+#include "host_device.hpp"
+
 #include <cstdint>
 #include <utility>
 
@@ -72,7 +74,7 @@ private:
 
 // Scatters the bits of a 32-bit number, or of each lane of a vector of them: a bijection after which every bit depends
 // on all. Multipliers and shifts are those with the smallest bias that Wellons' search found ("hash-prospector", 2018).
-template <class U> static inline __attribute__((always_inline)) U scatter(U x) {
+template <class U> FASTMLP_INLINE U scatter(U x) {
   x ^= x >> 16;
   x *= 0x7feb352du;
   x ^= x >> 15;
@@ -85,8 +87,8 @@ template <class U> static inline __attribute__((always_inline)) U scatter(U x) {
 struct RandomKey {
   std::uint32_t low = 0, high = 0;
 
-  bool is_set() const { return low != 0 || high != 0; }
-  RandomKey of(std::uint64_t what) const {
+  FASTMLP_HOST_DEVICE bool is_set() const { return low != 0 || high != 0; }
+  FASTMLP_HOST_DEVICE RandomKey of(std::uint64_t what) const {
     const std::uint32_t a = scatter(low ^ std::uint32_t(what)), b = scatter(high + std::uint32_t(what >> 32) + a);
     return {scatter(a + b), b};
   }

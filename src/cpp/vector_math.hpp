@@ -20,6 +20,8 @@
 // Constants: tools/fit_vector_math.py derives every number with more than four digits.
 #pragma once
 
+#include "host_device.hpp"
+
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -29,12 +31,6 @@
 #include <immintrin.h>
 #elif !defined(__CUDACC__) && defined(__aarch64__)
 #include <arm_neon.h>
-#endif
-
-#ifdef __CUDACC__
-#define FASTMLP_INLINE static inline __attribute__((always_inline)) __host__ __device__
-#else
-#define FASTMLP_INLINE static inline __attribute__((always_inline))
 #endif
 
 namespace fastmlp {

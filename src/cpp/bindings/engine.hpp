@@ -2,12 +2,12 @@
 #pragma once
 
 #include "../trainer.hpp"
+#include "cuda.hpp"
 #include "hyperparameters.hpp"
 #include "python_loss.hpp"
 
 #include <map>
 #include <mutex>
-#include <variant>
 
 namespace fastmlp {
 
@@ -165,17 +165,21 @@ inline TrainOptions train_options(const py::dict& d) {
 
 class PyEngine {
 public:
-  PyEngine(const Network& network, const std::string& dtype, int n_threads, const py::object& loss)
+  // `cuda` is None, or the path of the GPU engine, the number of a device whose status is ok, and a precision.
+  PyEngine(const Network& network, const std::string& dtype, int n_threads, const py::object& loss,
+           const py::object& cuda)
       : network(network), loss(loss) {
     if (!loss.is_none() && !PyCallable_Check(loss.ptr()))
       throw py::type_error("loss must be callable or None, got " + py::repr(loss).cast<std::string>());
     if (n_threads < 0) reject("n_threads must be 0 (automatic) or positive, got " + std::to_string(n_threads));
-    if (dtype == "float32")
-      engine = make_cpu_engine<float>(network, n_threads);
-    else if (dtype == "float64")
-      engine = make_cpu_engine<double>(network, n_threads);
-    else
+    if (dtype != "float32" && dtype != "float64")
       reject("unknown dtype '" + dtype + "'; valid names: 'float32' 'float64'");
+    if (!cuda.is_none())
+      engine = make_cuda_engine(network, dtype, cuda);
+    else if (dtype == "float32")
+      engine = make_cpu_engine<float>(network, n_threads);
+    else
+      engine = make_cpu_engine<double>(network, n_threads);
   }
 
   py::object predict(const py::array& parameters, const py::object& X, int layer) {
@@ -368,7 +372,7 @@ private:
 
   const Network network;
   const py::object loss; // of a batch, in place of the network's, or None
-  std::variant<std::unique_ptr<Engine<float>>, std::unique_ptr<Engine<double>>> engine;
+  AnyEngine engine;
   std::mutex busy;
 };
 

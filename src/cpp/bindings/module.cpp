@@ -3,6 +3,7 @@
 #include "../cpu/kernels.hpp"
 #include "../cpu/threads.hpp"
 #include "arrays.hpp"
+#include "cuda.hpp"
 #include "engine.hpp"
 #include "predictor.hpp"
 
@@ -144,7 +145,6 @@ py::dict config() {
 #endif
   d["threads"] = available_threads();
   d["blas"] = blas_mode();
-  d["cuda"] = false;
   return d;
 }
 
@@ -266,6 +266,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
 
   m.def("predict", predict, "network"_a, "parameters"_a, "X"_a, "n_threads"_a = 0, "assume_finite"_a = false);
 
+  m.def("cuda_status", cuda_status, "library"_a, "device"_a, "cublas"_a);
+
   m.def("hessian_vector_product", hessian_vector_product, "network"_a, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,
         "alpha"_a, "vector"_a, "n_threads"_a = 0);
 
@@ -275,8 +277,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
       .def("__call__", &PyPredictor::call, "X"_a, "out"_a = py::none());
 
   py::class_<PyEngine>(m, "Engine")
-      .def(py::init<const Network&, const std::string&, int, const py::object&>(), "network"_a, "dtype"_a,
-           "n_threads"_a = 0, "loss"_a = py::none())
+      .def(py::init<const Network&, const std::string&, int, const py::object&, const py::object&>(), "network"_a,
+           "dtype"_a, "n_threads"_a = 0, "loss"_a = py::none(), "cuda"_a = py::none())
       .def("predict", &PyEngine::predict, "parameters"_a, "X"_a, "layer"_a = -1)
       .def("input_gradient", &PyEngine::input_gradient, "parameters"_a, "X"_a, "vectors"_a)
       .def("loss_and_gradient", &PyEngine::loss_and_gradient, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,

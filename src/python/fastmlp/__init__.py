@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastmlp import export, plot, schedules
     from fastmlp._config import show_config
+    from fastmlp._cuda import cuda_status
     from fastmlp._lr_find import lr_find
     from fastmlp.classifier import MLPClassifier
     from fastmlp.files import load
@@ -24,6 +25,7 @@ __all__ = [
     "MLPRegressor",
     "Network",
     "Predictor",
+    "cuda_status",
     "export",
     "load",
     "lr_find",
@@ -39,6 +41,7 @@ _ROOMS = {
     "MLPRegressor": "regressor",
     "Network": "network",
     "Predictor": "predictor",
+    "cuda_status": "_cuda",
     "load": "files",
     "lr_find": "_lr_find",
     "show_config": "_config",

@@ -1,11 +1,13 @@
 """``fastmlp.show_config``: what was built, what was chosen on this machine, and on which versions it runs."""
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import fastmlp
 from fastmlp import _core
+from fastmlp._cuda import cuda_status, library_path
 from fastmlp._engine import blas_mode
 from fastmlp._validation import name_among
 
@@ -22,7 +24,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     -------
     dict or None
         With ``mode="dicts"``: ``"fastmlp"`` (version and what the C++ core says of itself: compiler, instruction sets,
-        threads), ``"blas"`` (the ``FASTMLP_BLAS`` setting and the library that SciPy carries) and ``"versions"``.
+        threads), ``"cuda"`` (whether the GPU engine can be used, and if not, why), ``"blas"`` (the ``FASTMLP_BLAS``
+        setting and the library that SciPy carries) and ``"versions"``.
 
     Raises
     ------
@@ -37,7 +40,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """
     name_among(mode, ["stdout", "dicts"], "mode")
     rooms = {
-        "fastmlp": {"version": fastmlp.__version__, **_core.config()},
+        "fastmlp": {"version": fastmlp.__version__, **_core.config(), "cuda": os.path.exists(library_path())},
+        "cuda": _cuda(),
         "blas": {"FASTMLP_BLAS": blas_mode(), "library": _scipy_blas()},
         "versions": {
             "python": platform.python_version(),
@@ -51,6 +55,11 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         for name, value in entries.items():
             print(f"  {name}: {value}")
     return None
+
+
+def _cuda() -> dict[str, Any]:
+    status = cuda_status()
+    return {"state": status.state, "text": status.text}
 
 
 def _scipy_blas() -> str:

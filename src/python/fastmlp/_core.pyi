@@ -202,6 +202,14 @@ class Predictor:
         right shape that shares no memory with ``X``.
         """
 
+# --- the GPU engine, a library that is opened when it is asked for ---------------------------------------------------
+
+def cuda_status(library: str, device: int, cublas: Sequence[str]) -> dict[str, Any]:
+    """What can be said of a GPU: "state" and more, after looking for cuBLASLt under these names, in their order.
+
+    Raises ``RuntimeError`` if the library cannot be opened, or is of another build than this module.
+    """
+
 # --- the engine: what a device can do for a network -----------------------------------------------------------------
 
 class Engine:
@@ -216,7 +224,16 @@ class Engine:
     finite is a loss of NaN.
     """
 
-    def __init__(self, network: Network, dtype: str, n_threads: int = 0, loss: BatchLoss | None = None) -> None: ...
+    def __init__(
+        self,
+        network: Network,
+        dtype: str,
+        n_threads: int = 0,
+        loss: BatchLoss | None = None,
+        cuda: tuple[str, int, str] | None = None,
+    ) -> None:
+        """``cuda``: library, number of a GPU whose `cuda_status` is "ok", and precision "ieee", "tf32" or "bf16"."""
+
     def predict(self, parameters: FloatArray, X: Matrix, layer: int = -1) -> FloatArray:
         """Output of ``layer`` (0 is the input, ``L`` or -1 the predictions), shape ``(n, layer_sizes[layer])``."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastmlp._core import FloatArray
+    from fastmlp._cuda import Place
 
 
 @lru_cache(maxsize=256)
@@ -42,15 +43,19 @@ def predict_plain(
 
 
 def make_engine(
-    network: _core.Network, dtype: np.dtype[Any], n_jobs: int | None, loss: _core.BatchLoss | None = None
+    network: _core.Network,
+    dtype: np.dtype[Any],
+    n_jobs: int | None,
+    loss: _core.BatchLoss | None = None,
+    gpu: Place | None = None,
 ) -> _core.Engine:
-    """Return an engine for one network in one dtype, and a loss in place of the network's.
+    """Return an engine for one network in one dtype, and a loss in place of the network's; on the CPU or a GPU.
 
     Engines are cheap to make and serve one thread at a time. So each call of an estimator makes its own, and one
     estimator can predict in many threads.
     """
     _hand_over_blas(blas_mode())
-    return _core.Engine(network, "float32" if dtype == np.float32 else "float64", thread_count(n_jobs), loss)
+    return _core.Engine(network, "float32" if dtype == np.float32 else "float64", thread_count(n_jobs), loss, gpu)
 
 
 def blas_mode() -> str:

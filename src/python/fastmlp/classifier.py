@@ -145,6 +145,14 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
         What is called after each epoch of ``fit``, and may stop it: functions of the running training, or
         ``fastmlp.callbacks``: ``Checkpoint``, ``ProgressBar``. scikit-learn's own are set by ``set_callbacks``. Not
         used by "lbfgs".
+    device : str, default="cpu"
+        Where ``fit`` trains: "cpu"; "cuda" or "cuda:1", an NVIDIA GPU, for which fastmlp must have been built (see
+        ``fastmlp.cuda_status``); or "auto", whichever may be faster. A GPU takes dense X and all but "lbfgs" and custom
+        losses. Random numbers and order of rows are the same, sums are not: results agree to rounding. Whatever was
+        trained on a GPU predicts on the CPU, and can be stored and loaded anywhere.
+    precision : {"ieee", "tf32", "bf16"}, default="ieee"
+        How a GPU multiplies matrices of float32: in float32; or with factors rounded to 11 or 8 significant bits, which
+        is faster. Sums, parameters and all else stay in float32.
     class_weight : dict, list of dict, "balanced" or None, default=None
         Weight of each class, which multiplies ``sample_weight``: a dict from labels to weights (1 for classes that are
         not in it); a list of such dicts, one for each label, for multilabel targets; or "balanced" for

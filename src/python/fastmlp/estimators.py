@@ -28,6 +28,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from fastmlp import _core
 from fastmlp._answers import Answers
 from fastmlp._calibrated import forget_calibration
+from fastmlp._cuda import PRECISIONS
 from fastmlp._engine import make_engine, network_of
 from fastmlp._features import HiddenFeatures
 from fastmlp._held_out import HeldOut, UserData, metrics_by_name
@@ -41,6 +42,7 @@ from fastmlp._losses import (
     loss_numbers,
 )
 from fastmlp._parameters import array_shapes
+from fastmlp._placement import Placement, keeps_what_was_learned
 from fastmlp._saving import Saving
 from fastmlp._scikit_learn_callbacks import CallbackSupportMixin, with_callbacks
 from fastmlp._solvers import Solvers
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 
 class BaseMLP(
     Solvers,
+    Placement,
     Saving,
     HiddenFeatures,
     Answers,
@@ -125,6 +128,8 @@ class BaseMLP(
         "max_time": [None, Interval(Real, 0, None, closed="neither")],
         "on_divergence": [StrOptions({"raise", "back_off"})],
         "callbacks": [None, callable, Callback, list, tuple],
+        "device": [str],
+        "precision": [StrOptions({*PRECISIONS})],
     }
 
     def __init__(
@@ -172,6 +177,8 @@ class BaseMLP(
         max_time: float | None = None,
         on_divergence: str = "raise",
         callbacks: Any = None,
+        device: str = "cpu",
+        precision: str = "ieee",
         class_weight: Any = None,
         calibration: str | None = None,
     ) -> None:
@@ -224,6 +231,7 @@ class BaseMLP(
         """
         return self._fit(X, y, sample_weight, False, groups, (X_val, y_val, sample_weight_val))
 
+    @keeps_what_was_learned
     def _fit(
         self,
         X: Any,
@@ -235,6 +243,7 @@ class BaseMLP(
     ) -> Self:
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        gpu = self._check_device(X, validation[0])
         hidden = unit_counts(self.hidden_layer_sizes, "hidden_layer_sizes")
         hidden_activations(self.activation, len(hidden))
         hidden_normalizations(self.normalization, len(hidden))
@@ -265,7 +274,8 @@ class BaseMLP(
             self._initialize(network, X.dtype)
         parameters = self._own_parameters(network, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
-        engine = make_engine(network, dtype, self.n_jobs, batch_loss(self.loss))
+        gpu = self._place(gpu, network, X, validation[0], dtype, 1 if incremental else self.max_iter)
+        engine = make_engine(network, dtype, self.n_jobs, batch_loss(self.loss), gpu)
         forget_calibration(self)
         data = core_data(X, y, sample_weight, dtype)
         held_out = self._own_validation(validation, dtype)

@@ -177,6 +177,14 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, RegressorInspection, Bas
         What is called after each epoch of ``fit``, and may stop it: functions of the running training, or
         ``fastmlp.callbacks``: ``Checkpoint``, ``ProgressBar``. scikit-learn's own are set by ``set_callbacks``. Not
         used by "lbfgs".
+    device : str, default="cpu"
+        Where ``fit`` trains: "cpu"; "cuda" or "cuda:1", an NVIDIA GPU, for which fastmlp must have been built (see
+        ``fastmlp.cuda_status``); or "auto", whichever may be faster. A GPU takes dense X and all but "lbfgs" and custom
+        losses. Random numbers and order of rows are the same, sums are not: results agree to rounding. Whatever was
+        trained on a GPU predicts on the CPU, and can be stored and loaded anywhere.
+    precision : {"ieee", "tf32", "bf16"}, default="ieee"
+        How a GPU multiplies matrices of float32: in float32; or with factors rounded to 11 or 8 significant bits, which
+        is faster. Sums, parameters and all else stay in float32.
 
     Attributes
     ----------
@@ -323,6 +331,8 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, RegressorInspection, Bas
         max_time: float | None = None,
         on_divergence: str = "raise",
         callbacks: Any = None,
+        device: str = "cpu",
+        precision: str = "ieee",
     ) -> None:
         super().__init__(**{name: value for name, value in locals().items() if name not in ("self", "__class__")})
 

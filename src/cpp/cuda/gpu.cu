@@ -1,0 +1,251 @@
+// The device that is a GPU: memory, and lists of operations as CUDA graphs.
+#include "gpu.hpp"
+
+#include "accesses.hpp"
+#include "kernels/products.cuh"
+#include "lt_products.hpp"
+#include "memory.hpp"
+#include "run_ops.cuh"
+
+#include <array>
+#include <stdexcept>
+
+namespace fastmlp::cuda {
+
+namespace {
+
+template <class T> class GpuProducts final : public Products<T> {
+public:
+  explicit GpuProducts(LtProducts& lt) : lt(lt) {}
+
+  void run(const Product& op, const ProductOperands<T>& operands, cudaStream_t stream) override {
+    if (op.m == 0 || op.n == 0) return;
+    if (lt.multiply(op, sizeof(T) == 8, operands.a, operands.b, operands.c, operands.bias, operands.workspace,
+                    workspace_bytes, stream))
+      return;
+    if (op.precision == Precision::bf16)
+      plain<bfloat16>(op, operands, stream);
+    else
+      plain<T>(op, operands, stream);
+  }
+
+private:
+  template <class A> static void plain(const Product& op, const ProductOperands<T>& operands, cudaStream_t stream) {
+    if constexpr (sizeof(T) == 4 || sizeof(A) == 8)
+      launch_plain_product<T, A>(stream, {op.m, op.n, op.k, op.transpose_a, op.transpose_b, op.relu,
+                                          static_cast<const A*>(operands.a), op.a.ld, static_cast<const A*>(operands.b),
+                                          op.b.ld, operands.addend, operands.bias, operands.c, op.c.ld});
+  }
+
+  LtProducts& lt;
+};
+
+class GraphProgram final : public Program {
+public:
+  GraphProgram() { check(cudaGraphCreate(&graph, 0), "creating a graph"); }
+  ~GraphProgram() override {
+    if (executable) cudaGraphExecDestroy(executable);
+    cudaGraphDestroy(graph);
+  }
+
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  Memory loss_values;
+};
+
+class Gpu final : public Device {
+public:
+  Gpu(int number, const Lt& table) : number(number) {
+    use();
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
+    check(cudaStreamCreateWithFlags(&capture, cudaStreamNonBlocking), "creating a stream");
+    for (cudaEvent_t& event : events)
+      check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
+    lt = std::make_unique<LtProducts>(table);
+  }
+
+  ~Gpu() override {
+    cudaSetDevice(number);
+    cudaStreamSynchronize(stream);
+    lt.reset();
+    for (cudaEvent_t event : events)
+      if (event) cudaEventDestroy(event);
+    if (capture) cudaStreamDestroy(capture);
+    if (stream) cudaStreamDestroy(stream);
+  }
+
+  void* allocate(std::size_t bytes) override {
+    use();
+    void* memory = nullptr;
+    const cudaError_t error = cudaMalloc(&memory, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError(); // it would be reported again by the next call
+      throw OutOfMemory(gibibytes(bytes) + " of the device's memory were needed at once, of which " +
+                        gibibytes(free_bytes()) + " are free");
+    }
+    check(error, "allocating memory");
+    check(cudaMemsetAsync(memory, 0, bytes, stream), "clearing memory");
+    return memory;
+  }
+  void free(void* memory) override {
+    cudaSetDevice(number);
+    cudaStreamSynchronize(stream);
+    cudaFree(memory);
+  }
+  std::size_t free_bytes() const override {
+    use();
+    std::size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "asking for free memory");
+    return free;
+  }
+
+  void upload(void* to, const void* from, std::size_t bytes) override {
+    if (bytes == 0) return;
+    use();
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "copying to the device");
+    wait();
+  }
+  void download(void* to, const void* from, std::size_t bytes) override {
+    use();
+    if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "copying from the device");
+    wait();
+  }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    use();
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copying on the device");
+  }
+  void wait() override { check(cudaStreamSynchronize(stream), "waiting for the device"); }
+
+  std::unique_ptr<Program> compile(const Network& network, const std::vector<Op>& ops, const std::vector<Place>& places,
+                                   bool is_double) override {
+    use();
+    auto program = std::make_unique<GraphProgram>();
+    const std::vector<double>& values = network.loss.values;
+    program->loss_values = Memory(*this);
+    program->loss_values.reserve(std::max<std::size_t>(values.size(), 1) * sizeof(double));
+    upload(program->loss_values.get(), values.data(), values.size() * sizeof(double));
+    if (is_double)
+      record<double>(*program, network, ops, places);
+    else
+      record<float>(*program, network, ops, places);
+    check(cudaGraphInstantiate(&program->executable, program->graph, 0), "making a graph executable");
+    return program;
+  }
+
+  // Few programs are under way at a time, so that whoever asks between them whether to stop is heard soon.
+  void run(Program& program) override {
+    use();
+    cudaEvent_t& event = events[n_runs++ % events.size()];
+    check(cudaEventSynchronize(event), "waiting for the device");
+    check(cudaGraphLaunch(static_cast<GraphProgram&>(program).executable, stream), "starting a graph");
+    check(cudaEventRecord(event, stream), "recording an event");
+  }
+
+private:
+  void use() const { check(cudaSetDevice(number), "choosing the device"); }
+
+  // Each operation becomes nodes of the graph behind the last nodes of those that it must wait for.
+  template <class T>
+  void record(GraphProgram& program, const Network& network, const std::vector<Op>& ops,
+              const std::vector<Place>& places) {
+    GpuProducts<T> products(*lt);
+    const OpRunner<T> runner(network, places, static_cast<const double*>(program.loss_values.get()), products, capture);
+    const std::vector<std::vector<int>> before = predecessors(network, ops);
+    std::vector<std::vector<cudaGraphNode_t>> ends(ops.size());
+    for (std::size_t i = 0; i < ops.size(); ++i) {
+      std::vector<cudaGraphNode_t> wait_for;
+      for (int j : before[i]) wait_for.insert(wait_for.end(), ends[std::size_t(j)].begin(), ends[std::size_t(j)].end());
+      check(cudaStreamBeginCaptureToGraph(capture, program.graph, wait_for.data(), nullptr, wait_for.size(),
+                                          cudaStreamCaptureModeRelaxed),
+            "recording a graph");
+      try {
+        std::visit(runner, ops[i]);
+        ends[i] = captured();
+      } catch (...) {
+        cudaGraph_t unfinished = nullptr;
+        cudaStreamEndCapture(capture, &unfinished);
+        cudaGetLastError();
+        throw;
+      }
+      cudaGraph_t graph = nullptr;
+      check(cudaStreamEndCapture(capture, &graph), "recording a graph");
+      if (ends[i].empty()) ends[i] = wait_for; // nothing was to be done
+    }
+  }
+
+  std::vector<cudaGraphNode_t> captured() const {
+    cudaStreamCaptureStatus status{};
+    const cudaGraphNode_t* nodes = nullptr;
+    const cudaGraphEdgeData* edges = nullptr;
+    std::size_t n = 0;
+    check(cudaStreamGetCaptureInfo(capture, &status, nullptr, nullptr, &nodes, &edges, &n), "looking at a graph");
+    return {nodes, nodes + n};
+  }
+
+  const int number;
+  cudaStream_t stream = nullptr, capture = nullptr;
+  std::array<cudaEvent_t, 4> events{};
+  std::size_t n_runs = 0;
+  std::unique_ptr<LtProducts> lt;
+};
+
+// A kernel of the kind that all steps need: whether the library holds code for the device.
+FASTMLP_KERNEL probe() {}
+
+void describe(int device, const char* const* names, int n_names, Status& status) {
+  const auto report = [&](State state, const std::string& detail) {
+    status.state = state;
+    std::snprintf(status.detail, sizeof status.detail, "%s", detail.c_str());
+  };
+  cudaDriverGetVersion(&status.driver);
+  cudaRuntimeGetVersion(&status.runtime);
+  const cudaError_t error = cudaGetDeviceCount(&status.n_devices);
+  cudaGetLastError(); // it would be reported again by the next call
+  const std::string text = std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+  if (status.driver == 0 || error == cudaErrorStubLibrary) return report(State::no_driver, text);
+  if (error == cudaErrorInsufficientDriver) return report(State::driver_too_old, text);
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && device >= status.n_devices))
+    return report(State::no_device, "device " + std::to_string(device) + " of " + std::to_string(status.n_devices));
+  if (error != cudaSuccess) return report(State::error, text);
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "describing the device");
+  status.major = properties.major;
+  status.minor = properties.minor;
+  status.total_bytes = properties.totalGlobalMem;
+  std::snprintf(status.device, sizeof status.device, "%s", properties.name);
+  cudaFuncAttributes attributes{};
+  check(cudaSetDevice(device), "choosing the device");
+  const bool runs = cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
+  cudaGetLastError();
+  if (properties.major < 8 || !runs)
+    return report(State::device_too_old,
+                  "compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor));
+  std::size_t total = 0;
+  check(cudaMemGetInfo(&status.free_bytes, &total), "asking for free memory");
+  try {
+    status.cublas = open_lt({names, names + n_names}).version();
+  } catch (const std::exception& missing) {
+    return report(State::no_cublas, missing.what());
+  }
+  status.state = State::ok;
+}
+
+} // namespace
+
+void describe_gpu(int device, const char* const* cublas, int n_cublas, Status* status) {
+  *status = {};
+  try {
+    describe(device, cublas, n_cublas, *status);
+  } catch (const std::exception& error) {
+    status->state = State::error;
+    std::snprintf(status->detail, sizeof status->detail, "%s", error.what());
+  }
+}
+
+std::unique_ptr<Device> open_gpu(int device) {
+  const Lt* lt = opened_lt();
+  if (!lt) throw std::runtime_error("cuBLASLt has not been opened: ask for the status of the device first");
+  return std::make_unique<Gpu>(device, *lt);
+}
+
+} // namespace fastmlp::cuda

@@ -1,0 +1,79 @@
+// From a network to lists of operations: what one batch needs, forward and back. The lists know no device.
+//
+// With a network of plain layers a step is: gather; for each layer a product and, hidden ones, the activation; the
+// loss; going back for each layer the products for the gradient of its weights, beside the way down, and for the deltas
+// below, which are differentiated; the optimizer.
+#pragma once
+
+#include "layout.hpp"
+#include "ops.hpp"
+
+#include <array>
+
+namespace fastmlp::cuda {
+
+// Which buffers a list uses, and how large they are; numbered alike for every number of rows.
+class Buffers {
+public:
+  enum Kind { units, sums, deltas, operands, statistics, room, n_kinds }; // of layer 0, the input, to the output
+
+  explicit Buffers(const Network& network) : n_layers(network.n_layers() + 1) {}
+
+  int of(Kind kind, int layer) const { return n_shared_buffers + kind * n_layers + layer; }
+  int loss_room() const { return n_shared_buffers + n_kinds * n_layers; }
+  int loss_partials() const { return loss_room() + 1; }
+  int norm_partials() const { return loss_room() + 2; }
+  int update_partials() const { return loss_room() + 3; }
+  int predictions() const { return loss_room() + 4; }
+  int workspace(int branch) const { return loss_room() + 5 + branch; } // 0: the way down, 1: weights
+  int end() const { return workspace(2); }
+
+private:
+  int n_layers;
+};
+
+class Plan {
+public:
+  // `stride` is the number of elements from row to row of the features.
+  Plan(const Network& network, const Layout& layout, Precision precision, bool is_double);
+
+  // A step of the optimizer on a batch of these rows.
+  std::vector<Op> step(const Rows& rows, int stride, double alpha, const Rule& rule) const;
+  // The step alone, with a gradient that is known.
+  Update update(double alpha, const Rule& rule, int n_rows) const;
+  // Loss and finished gradient.
+  std::vector<Op> loss_and_gradient(const Rows& rows, int stride, double alpha) const;
+  // Sums of losses and weights to the state, and predictions.
+  std::vector<Op> evaluation(const Rows& rows, int stride) const;
+  // Units of hidden layer `layer`, or predictions for the last one.
+  std::vector<Op> prediction(const Rows& rows, int stride, int layer) const;
+  std::vector<Op> refresh_shadow() const;
+
+  // Sizes of the buffers of layers for up to n rows, from n_shared_buffers on. Those of training only if it is wanted.
+  std::vector<BufferSize> sizes(int n_rows, bool training) const;
+
+  const Buffers buffers;
+
+private:
+  struct Batch; // what is being planned
+
+  void forward(Batch& batch, int to) const;
+  void hidden_forward(Batch& batch, int layer) const;
+  void backward(Batch& batch) const;
+  void hidden_backward(Batch& batch, int layer) const;
+  void loss(Batch& batch, bool gradient) const;
+
+  Hidden hidden(const Batch& batch, int layer) const;
+  View rows_view(Buffers::Kind kind, int layer) const;
+  View weights_operand(int l) const;
+  View in_gradient(View parameter) const;
+  bool is_relu_alone(int layer) const;
+  bool keeps_z(int layer) const;
+
+  const Network& network;
+  const Layout& layout;
+  const Precision precision;
+  const bool is_double;
+};
+
+} // namespace fastmlp::cuda

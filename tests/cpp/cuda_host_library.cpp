@@ -1,0 +1,174 @@
+// The GPU engine with the host in the place of the GPU: a library that the module opens like the other one, so that all
+// but the hardware can be tested from Python. Kernels run as cuda_on_host.hpp has it, products in plain loops.
+//
+// What it does besides is said by environment variables, read when an engine is made:
+//   FASTMLP_HOST_GPU_ORDER    if set, a seed: operations run in a random order of those that their dependencies allow,
+//                             and threads likewise
+//   FASTMLP_HOST_GPU_BYTES    how much memory the device has
+#include "cuda_on_host.hpp"
+
+#include "../../src/cpp/cuda/accesses.hpp"
+#include "../../src/cpp/cuda/engine.hpp"
+#include "../../src/cpp/cuda/exports.hpp"
+#include "../../src/cpp/cuda/kernels/products.cuh"
+#include "../../src/cpp/cuda/memory.hpp"
+#include "../../src/cpp/cuda/run_ops.cuh"
+
+#include <cstdlib>
+#include <map>
+
+namespace fastmlp::cuda {
+
+namespace {
+
+std::size_t setting(const char* name, std::size_t otherwise) {
+  const char* given = std::getenv(name);
+  return given ? std::size_t(std::strtoull(given, nullptr, 10)) : otherwise;
+}
+
+// With 10 bits of fraction, to the nearest, as tensor cores are given it.
+float as_tf32(float x) { return x - x == 0 ? from_bits<float>((to_bits(x) + 0x1000u) & ~0x1fffu) : x; }
+double as_tf32(double x) { return x; }
+
+template <class T> class LoopProducts final : public Products<T> {
+public:
+  void run(const Product& op, const ProductOperands<T>& operands, cudaStream_t) override {
+    if (op.precision == Precision::bf16)
+      multiply<bfloat16>(op, operands);
+    else
+      multiply<T>(op, operands);
+  }
+
+private:
+  template <class A> static void multiply(const Product& op, const ProductOperands<T>& operands) {
+    const PlainProduct<T, A> p{op.m,
+                               op.n,
+                               op.k,
+                               op.transpose_a,
+                               op.transpose_b,
+                               op.relu,
+                               static_cast<const A*>(operands.a),
+                               op.a.ld,
+                               static_cast<const A*>(operands.b),
+                               op.b.ld,
+                               operands.addend,
+                               operands.bias,
+                               operands.c,
+                               op.c.ld};
+    const bool rounds = op.precision == Precision::tf32;
+    std::vector<T> sums(static_cast<std::size_t>(op.n));
+    for (int i = 0; i < op.m; ++i) {
+      std::fill(sums.begin(), sums.end(), T(0));
+      for (int l = 0; l < op.k; ++l) {
+        const T a = rounds ? as_tf32(p.a_at(i, l)) : p.a_at(i, l);
+        for (int j = 0; j < op.n; ++j) sums[std::size_t(j)] += a * (rounds ? as_tf32(p.b_at(l, j)) : p.b_at(l, j));
+      }
+      for (int j = 0; j < op.n; ++j) p.put(i, j, sums[std::size_t(j)]);
+    }
+  }
+};
+
+struct List final : Program {
+  std::function<void(std::size_t)> run;
+  std::vector<std::vector<int>> before;
+};
+
+class Host final : public Device {
+public:
+  Host() : order(unsigned(setting("FASTMLP_HOST_GPU_ORDER", 0))), bytes(setting("FASTMLP_HOST_GPU_BYTES", 1 << 30)) {
+    on_host::schedule_seed = order;
+  }
+
+  void* allocate(std::size_t n) override {
+    if (n > free_bytes()) throw OutOfMemory("no memory for " + gibibytes(n));
+    used += n;
+    void* memory = std::calloc(n + guard_bytes, 1);
+    std::memset(static_cast<char*>(memory) + n, on_host::guard, guard_bytes);
+    sizes[memory] = n;
+    return memory;
+  }
+  void free(void* memory) override {
+    used -= sizes.at(memory);
+    sizes.erase(memory);
+    std::free(memory);
+  }
+  std::size_t free_bytes() const override { return bytes - used; }
+  void upload(void* to, const void* from, std::size_t n) override { move(to, from, n); }
+  void download(void* to, const void* from, std::size_t n) override { move(to, from, n); }
+  void copy(void* to, const void* from, std::size_t n) override { move(to, from, n); }
+  void wait() override {}
+
+  std::unique_ptr<Program> compile(const Network& network, const std::vector<Op>& ops, const std::vector<Place>& places,
+                                   bool is_double) override {
+    auto list = std::make_unique<List>();
+    list->before = predecessors(network, ops);
+    list->run = is_double ? runner<double>(network, ops, places) : runner<float>(network, ops, places);
+    return list;
+  }
+
+  void run(Program& program) override {
+    const List& list = static_cast<List&>(program);
+    std::vector<std::size_t> left(list.before.size());
+    for (std::size_t i = 0; i < left.size(); ++i) left[i] = i;
+    std::vector<bool> done(left.size());
+    while (!left.empty()) {
+      std::vector<std::size_t> ready; // places in `left`
+      for (std::size_t at = 0; at < left.size() && (order != 0 || ready.empty()); ++at)
+        if (std::all_of(list.before[left[at]].begin(), list.before[left[at]].end(),
+                        [&](int j) { return bool(done[std::size_t(j)]); }))
+          ready.push_back(at);
+      const std::size_t chosen = ready.at(order != 0 ? on_host::next_random(order) % ready.size() : 0);
+      list.run(left[chosen]);
+      check_guards();
+      done[left[chosen]] = true;
+      left.erase(left.begin() + std::ptrdiff_t(chosen));
+    }
+  }
+
+private:
+  static constexpr std::size_t guard_bytes = 256;
+
+  void check_guards() const {
+    for (const auto& [memory, n] : sizes)
+      for (std::size_t i = 0; i < guard_bytes; ++i)
+        if (static_cast<const unsigned char*>(memory)[n + i] != on_host::guard)
+          throw std::runtime_error("an operation wrote beyond the end of a buffer of " + std::to_string(n) + " bytes");
+  }
+
+  static void move(void* to, const void* from, std::size_t n) {
+    if (n > 0) std::memcpy(to, from, n);
+  }
+
+  template <class T>
+  static std::function<void(std::size_t)> runner(const Network& network, const std::vector<Op>& ops,
+                                                 const std::vector<Place>& places) {
+    return [&network, ops, places](std::size_t i) {
+      LoopProducts<T> products;
+      std::visit(OpRunner<T>(network, places, network.loss.values.data(), products, nullptr), ops[i]);
+    };
+  }
+
+  unsigned order;
+  std::size_t bytes, used = 0;
+  std::map<void*, std::size_t> sizes;
+};
+
+void describe(int device, const char* const*, int, Status* status) {
+  *status = {};
+  status->state = device == 0 ? State::ok : State::no_device;
+  status->n_devices = 1;
+  std::snprintf(status->device, sizeof status->device, "host");
+  std::snprintf(status->detail, sizeof status->detail, "device %d of 1", device);
+}
+
+template <class T> Engine<T>* make(const Network& network, int, int precision) {
+  return make_engine<T>(network, std::make_unique<Host>(), Precision(precision)).release();
+}
+
+const Api api = {"host", describe, make<float>, make<double>};
+
+} // namespace
+
+} // namespace fastmlp::cuda
+
+FASTMLP_EXPORT_API(fastmlp::cuda::api)

@@ -1,0 +1,22 @@
+// Runs the kernels for graphics processors on the host, and says how many checks passed.
+#include "check.hpp"
+
+namespace fastmlp {
+void test_cuda_kernels();
+void test_cuda_steps();
+void test_cuda_fused();
+void test_cuda_fit_many();
+void test_cuda_plan();
+void test_cuda_lt();
+} // namespace fastmlp
+
+int main() {
+  fastmlp::test_cuda_kernels();
+  fastmlp::test_cuda_steps();
+  fastmlp::test_cuda_fused();
+  fastmlp::test_cuda_fit_many();
+  fastmlp::test_cuda_plan();
+  fastmlp::test_cuda_lt();
+  std::printf("kernels for graphics processors: %d passed, %d failed\n", fastmlp::n_passed, fastmlp::n_failed);
+  return fastmlp::n_failed || !fastmlp::n_passed;
+}
