@@ -96,7 +96,7 @@ for layer, ax in enumerate(axes.flat):
 # Two linear classifiers learn from the pixels and from each layer, and read digits that neither they nor the network
 # have seen. The simplest one knows only the mean of each digit and answers with the nearest; logistic regression is the
 # best that straight lines can do. Means over three networks.
-linear = {"nearest mean": NearestCentroid(), "logistic regression": LogisticRegression(max_iter=300)}
+linear = {"nearest mean": NearestCentroid(), "logistic regression": LogisticRegression(max_iter=30 if quick() else 300)}
 errors = {name: np.zeros((len(networks), 4)) for name in linear}
 for i, network in enumerate(networks):
     for layer in range(4):
