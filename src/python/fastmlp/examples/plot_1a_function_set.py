@@ -77,7 +77,7 @@ figure.colorbar(image, ax=axes, label="output", ticks=[0, 0.5, 1], aspect=30)
 iris = load_iris()
 rows = iris.target > 0
 X, y = StandardScaler().fit_transform(iris.data[rows][:, 2:]), iris.target[rows] == 2
-neuron = MLPClassifier(hidden_layer_sizes=(), solver="lbfgs", alpha=1.0, tol=1e-8, max_iter=1000).fit(X, y)
+neuron = MLPClassifier((), solver="lbfgs", alpha=1.0, tol=1e-8, max_iter=1000, random_state=0).fit(X, y)
 regression = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(X, y)
 solutions = {
     "MLPClassifier": [*neuron.coefs_[0][:, 0], neuron.intercepts_[0][0]],
@@ -85,7 +85,7 @@ solutions = {
 }
 print(f"{'':<20} {'w1':>10} {'w2':>10} {'b':>10}")
 for name, solution in solutions.items():
-    print(f"{name:<20}", *(f"{value:>10.6f}" for value in solution))
+    print(f"{name:<20}", *(f"{value:>10.4f}" for value in solution))
 
 grid = np.linspace(-2.6, 2.6, 200)
 plane = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
