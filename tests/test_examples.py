@@ -196,6 +196,7 @@ def lesson_8_152_layers(names):
     assert all(last[kind] < 0.02 for kind in ("logistic", "relu", "relu, He's weights", "relu, normalised"))
     losses = {kind: model.loss_ for kind, model in names["fits"].items()}
     assert losses.pop(both) < 0.9 * min(losses.values())
+    assert names["fit"](both, 0.003, 30).score(names["X_test"], names["y_test"]) >= 0.95
 
 
 @check
