@@ -49,9 +49,15 @@ for i, ax in enumerate(axes):
     ax.set_title(f"input ({inputs[i, 0]}, {inputs[i, 1]})", pad=24)
     for number, layer in enumerate(layers):
         for neuron in range(2):  # plot.network draws the layers 3 apart, the neurons 1 apart
-            ax.annotate(f"{layer[i, neuron]:.3g}" if number == 0 else f"{layer[i, neuron]:.2f}",
-                        (3 * number, 0.5 - neuron), (0, 12), textcoords="offset points", ha="center",
-                        weight="bold", path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
+            ax.annotate(
+                f"{layer[i, neuron]:.3g}" if number == 0 else f"{layer[i, neuron]:.2f}",
+                (3 * number, 0.5 - neuron),
+                (0, 12),
+                textcoords="offset points",
+                ha="center",
+                weight="bold",
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+            )
 
 # %%
 # Other parameters, another function
@@ -94,8 +100,15 @@ image = ax.pcolormesh(grid, grid, neuron.predict_proba(plane)[:, 1].reshape(200,
 for model, style in ((neuron, {"colors": "white", "linewidths": 5}), (regression, {"colors": "#D55E00"})):
     ax.contour(grid, grid, model.predict_proba(plane)[:, 1].reshape(200, 200), [0.5], **style)
 for label, marker, name in ((False, "o", "versicolor"), (True, "^", "virginica")):
-    ax.scatter(*X[y == label].T, marker=marker, s=34, color="#F0E442" if label else "#56B4E9",
-               edgecolor="#22303c", linewidth=0.7, label=name)  # fmt: skip
+    ax.scatter(
+        *X[y == label].T,
+        marker=marker,
+        s=34,
+        color="#F0E442" if label else "#56B4E9",
+        edgecolor="#22303c",
+        linewidth=0.7,
+        label=name,
+    )
 ax.plot([], [], color="0.75", linewidth=5, label="neuron: 0.5")
 ax.plot([], [], color="#D55E00", label="regression: 0.5")
 ax.set(xlabel="petal length (standardised)", ylabel="petal width (standardised)", title="Two libraries, one line")

@@ -68,10 +68,18 @@ axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, 0.02))
 # move together and different ones apart.
 X_train, X_test, y_train, y_test = usps()
 networks = [
-    MLPClassifier((200, 100, 50), activation="tanh", dropout=0.3, input_dropout=0.1, learning_rate="cosine",
-                  learning_rate_init=0.003, max_iter=10 if quick() else 30, random_state=seed).fit(X_train, y_train)
+    MLPClassifier(
+        (200, 100, 50),
+        activation="tanh",
+        dropout=0.3,
+        input_dropout=0.1,
+        learning_rate="cosine",
+        learning_rate_init=0.003,
+        max_iter=10 if quick() else 30,
+        random_state=seed,
+    ).fit(X_train, y_train)
     for seed in range(1 if quick() else 3)
-]  # fmt: skip
+]
 names = ["input: 256 pixels"] + [f"hidden layer {layer}: {200 // 2 ** (layer - 1)} units" for layer in (1, 2, 3)]
 
 
@@ -85,8 +93,16 @@ for layer, ax in enumerate(axes.flat):
     for digit in range(10):
         color, own = plt.colormaps["tab10"](digit), place[y_test == digit]
         ax.scatter(*own.T, 6, color=color, alpha=0.5, linewidth=0)
-        ax.text(*np.median(own, axis=0), digit, color=color, fontsize=18, weight="bold", ha="center", va="center",
-                path_effects=[withStroke(linewidth=3.5, foreground="white")])  # fmt: skip
+        ax.text(
+            *np.median(own, axis=0),
+            digit,
+            color=color,
+            fontsize=18,
+            weight="bold",
+            ha="center",
+            va="center",
+            path_effects=[withStroke(linewidth=3.5, foreground="white")],
+        )
     ax.set(title=names[layer], xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 

@@ -131,8 +131,8 @@ for size, sweep, slow in zip(sizes, one_sweep, by_differences, strict=True):
 figure, ax = plt.subplots(figsize=(8, 3.2))
 ax.loglog(sizes, by_differences, "o-", color="#D55E00")
 ax.loglog(sizes, one_sweep, "o-", color="#0072B2")
-ax.text(sizes[0], by_differences[-1], "central differences: one loss, measured,\ntimes twice the parameters", color="#D55E00",
-        va="top")  # fmt: skip
+name = "central differences: one loss, measured,\ntimes twice the parameters"
+ax.text(sizes[0], by_differences[-1], name, color="#D55E00", va="top")
 ax.text(sizes[-1], one_sweep[0], "backpropagation", color="#0072B2", ha="right")
 ax.set(xlabel="parameters", ylabel="seconds", title="Time for all derivatives")
 ax.margins(y=0.15)
