@@ -37,6 +37,7 @@ autosummary_generate = True
 autodoc_mock_imports = ["torch"]  # too large to be asked for
 autodoc_typehints = "none"  # the docstrings say more
 autodoc_default_options = {"member-order": "groupwise"}
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False  # the templates list them
 numpydoc_class_members_toctree = False
 
