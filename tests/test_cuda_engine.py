@@ -259,6 +259,21 @@ def test_a_loss_that_is_not_a_number_takes_no_step(library, batch_size):
         assert_close(ours, theirs, 1e-9)
 
 
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
+def test_one_kernel_or_many(library, host, monkeypatch, precision):
+    """A narrow network takes its steps in one kernel, others in many: the numbers are close, and not the same bits."""
+    network = _core.Network([5, 12, 9, 3], ["tanh", "gelu"], "log_loss", dropout=[0.1, 0.2, 0.3])
+    losses = []
+    for shared in ("0", str(227 * 1024)):
+        monkeypatch.setenv("FASTMLP_HOST_GPU_SHARED", shared)
+        _, engine = engines(network, "float32", library, precision)
+        losses.append(
+            trained(engine, network, "float32", dropout_seed=3, clip_norm=0.5, weights=True)[0]["batch_losses"]
+        )
+    assert losses[0] != losses[1]
+    assert_close(losses[1], losses[0], 1e-5 if precision == "ieee" else 2e-2)
+
+
 def test_many_steps_are_one_program(library):
     """More batches than a program has steps, and a short one at the end."""
     network = _core.Network([2, 3, 1], ["tanh"], "squared_error")

@@ -14,7 +14,7 @@ import pytest
 from pages import ROOT, code_in
 from sklearn.metrics import log_loss, recall_score
 
-from fastmlp import MLPClassifier, MLPRegressor, load
+from fastmlp import MLPClassifier, MLPRegressor, cuda_status, load
 
 mpl = pytest.importorskip("matplotlib", reason="row 4 draws a picture")
 mpl.use("agg")
@@ -138,7 +138,8 @@ def test_09_large_scale(page):
         alone.partial_fit(X[part], y[part], classes=range(10))
     assert bits(page["model"]) == bits(alone)
     assert page["model"].coefs_[0].dtype == np.float32
-    assert page["has_cuda"] is False  # the page must say more on the day when it is not
+    assert page["status"].state == cuda_status().state
+    assert page["status"] or bits(page["anywhere"]) == bits(alone)  # without a GPU that is the CPU
 
 
 def test_10_new_features(page):

@@ -5,11 +5,13 @@
 //   FASTMLP_HOST_GPU_ORDER    if set, a seed: operations run in a random order of those that their dependencies allow,
 //                             and threads likewise
 //   FASTMLP_HOST_GPU_BYTES    how much memory the device has
+//   FASTMLP_HOST_GPU_SHARED   how much a block of threads shares; 0: no network is so narrow that one kernel takes it
 #include "cuda_on_host.hpp"
 
 #include "../../src/cpp/cuda/accesses.hpp"
 #include "../../src/cpp/cuda/engine.hpp"
 #include "../../src/cpp/cuda/exports.hpp"
+#include "../../src/cpp/cuda/kernels/fused.cuh"
 #include "../../src/cpp/cuda/kernels/products.cuh"
 #include "../../src/cpp/cuda/memory.hpp"
 #include "../../src/cpp/cuda/run_ops.cuh"
@@ -97,6 +99,7 @@ public:
   void download(void* to, const void* from, std::size_t n) override { move(to, from, n); }
   void copy(void* to, const void* from, std::size_t n) override { move(to, from, n); }
   void wait() override {}
+  Capabilities capabilities() const override { return {int(setting("FASTMLP_HOST_GPU_SHARED", 227 * 1024)), 3}; }
 
   std::unique_ptr<Program> compile(const Network& network, const std::vector<Op>& ops, const std::vector<Place>& places,
                                    bool is_double) override {

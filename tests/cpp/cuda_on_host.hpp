@@ -315,7 +315,7 @@ inline void mma_bf16(float* c, const std::uint32_t* a, const std::uint32_t* b) {
 }
 
 // Four 8 x 8 matrices of 16-bit numbers, whose rows begin where the lanes say: PTX ISA, ldmatrix.
-template <bool transposed, class H> void load_matrices(std::uint32_t* x, const H* row) {
+template <bool transposed> void load_matrices(std::uint32_t* x, const void* row) {
   using namespace on_host;
   Warp& warp = block->warp();
   const int lane = block->lane(), g = lane / 4, t = lane % 4;
@@ -323,9 +323,11 @@ template <bool transposed, class H> void load_matrices(std::uint32_t* x, const H
   std::memcpy(warp.exchange[lane], &row, sizeof row);
   __syncwarp();
   const auto number = [&](int matrix, int i, int j) {
-    const H* from;
+    const std::uint16_t* from;
     std::memcpy(&from, warp.exchange[8 * matrix + i], sizeof from);
-    return std::uint32_t(from[j].bits);
+    std::uint16_t bits;
+    std::memcpy(&bits, from + j, sizeof bits);
+    return std::uint32_t(bits);
   };
   for (int m = 0; m < 4; ++m)
     x[m] = transposed ? number(m, 2 * t, g) | number(m, 2 * t + 1, g) << 16

@@ -161,6 +161,11 @@ void test_plans() {
   check(!fits(Network({129, 128, 10}, {"relu"}, "log_loss"), Precision::tf32), "129 wide does not");
   check(!fits(Network({128, 128, 128, 128}, {"relu", "relu"}, "squared_error"), Precision::bf16),
         "three layers of 128 do not");
+  const FusedPlan plan =
+      *fused_plan(Network({64, 64, 64, 1}, {"relu", "relu"}, "squared_error"), Precision::bf16, most_shared_bytes);
+  check(plan.rows == 64 && fused_blocks(plan, 65, 132) == 2, "no more blocks than tiles of rows");
+  check(fused_blocks(plan, 1 << 20, 132) == 132 && fused_blocks(plan, 1 << 20, 132, 228 * 1024) == 264,
+        "two blocks at once where both fit");
   HiddenExtras normalized;
   normalized.normalizations = {"layer_norm"};
   check(!fits(Network({8, 8, 1}, {"relu"}, "squared_error", {}, normalized), Precision::ieee),

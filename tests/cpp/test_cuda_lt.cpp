@@ -99,8 +99,10 @@ Lt stand_in() {
     std::memcpy(&preferences[attribute], value, size);
     return 0;
   };
-  lt.heuristic = [](LtObject, LtObject, LtObject, LtObject, LtObject, LtObject, LtObject, int, LtHeuristic* found,
-                    int* n_found) {
+  lt.heuristic = [](LtObject, LtObject product, LtObject, LtObject, LtObject, LtObject, LtObject, int,
+                    LtHeuristic* found, int* n_found) {
+    const Descriptor& asked = *static_cast<Descriptor*>(product);
+    check(asked.attributes.at(Lt::epilogue) == Lt::plain || asked.bias, "a bias is known before the choice");
     ++heuristics;
     *found = {};
     found->algorithm[0] = 4711;

@@ -114,14 +114,25 @@ public:
     update_units(op.delta, op.layer);
     write_units(op.operand, op.layer);
   }
+  void operator()(const FusedStep& op) {
+    read_rows(op.rows);
+    read_weights(op.rows);
+    all(features, false);
+    all(op.rows.has_labels ? labels : targets, false);
+    add({parameters, 0, op.plan.n_parameters, false});
+    all(state, true);
+    all(op.parts.buffer, true);
+    room(op.sums);
+  }
   void operator()(const FinishGradient& op) {
-    update({gradient, 0, op.trained, true});
+    read_gradient(op.gradient, op.trained);
+    add({op.gradient.view.buffer, 0, op.trained, true});
     add({parameters, 0, op.matrices, false});
     all(state, true);
     room(op.partials);
   }
   void operator()(const Update& op) {
-    add({gradient, 0, op.trained, false});
+    read_gradient(op.gradient, op.trained);
     update({parameters, 0, op.trained, true});
     update({slots, 0, (op.n_slots + op.averages) * op.slot_size, true});
     if (op.has_shadow) add({shadow, 0, op.trained, true});
@@ -168,6 +179,9 @@ private:
   void update_units(const View& view, const Hidden& layer) {
     read_units(view, layer);
     write_units(view, layer);
+  }
+  void read_gradient(const Gradient& gradient, std::ptrdiff_t trained) {
+    add({gradient.view.buffer, 0, gradient.n_parts * trained, false});
   }
   void room(const View& view) {
     if (view) all(view.buffer, true);

@@ -45,6 +45,7 @@ public:
   virtual void download(void* to, const void* from, std::size_t bytes) = 0;
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0; // on the device
   virtual void wait() = 0;
+  virtual Capabilities capabilities() const = 0;
 
   // `places` are those of all buffers; `is_double` says what a real number is. The network must live as long as the
   // program.

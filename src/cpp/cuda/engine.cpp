@@ -18,7 +18,8 @@ template <class T> class DeviceEngine final : public Engine<T> {
 public:
   DeviceEngine(const Network& given, std::unique_ptr<Device> on, Precision precision)
       : network(given), device(std::move(on)), layout(network), precision(precision),
-        plan(network, layout, precision, sizeof(T) == 8), data(*device, network.n_targets()), chunk(*device) {
+        plan(network, layout, precision, sizeof(T) == 8, device->capabilities()), data(*device, network.n_targets()),
+        chunk(*device) {
     for (int i = 0; i < plan.buffers.end(); ++i) memory.emplace_back(*device);
     need("parameters and gradients", {{parameters, bytes(layout.size)},
                                       {gradient, bytes(layout.size)},

@@ -5,16 +5,14 @@
 #include "../network.hpp"
 #include "bfloat16.hpp"
 #include "dropout.hpp"
+#include "precision.hpp"
 #include "room.hpp"
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
 namespace fastmlp::cuda {
-
-// How products are computed: with float's multiply-adds, or by tensor cores from operands that are rounded to 10 or 7
-// bits of fraction, with float sums.
-enum class Precision { ieee, tf32, bf16 };
 
 constexpr int most_fused_layers = 8, most_fused_width = 128;
 constexpr int fused_warps = 8, fused_threads = fused_warps * warp_size;
@@ -48,6 +46,8 @@ struct FusedPlan {
 
 // So many tiles of gradients a warp holds in registers: one compiled kernel for each number.
 constexpr int few_slots = 7, many_slots = 16;
+// Blocks for which a multiprocessor has registers; shared memory may have room for fewer.
+constexpr int fused_blocks_at_once(int slots) { return slots <= few_slots ? 2 : 1; }
 
 constexpr int kernels_own_bytes = 1024; // of shared memory, beside what a plan gives out
 
@@ -130,6 +130,11 @@ std::optional<FusedPlan> fused_plan(const Network& network, Precision precision,
     plan->biases[l] = layout.biases[at].offset;
   }
   return plan;
+}
+
+// How many blocks are of use for a batch of n rows, on so many multiprocessors. Sums depend on it.
+inline int fused_blocks(const FusedPlan& plan, int n_rows, int n_multiprocessors) {
+  return std::min(ceil_div(n_rows, plan.rows), n_multiprocessors);
 }
 
 } // namespace fastmlp::cuda

@@ -114,6 +114,15 @@ public:
     use();
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copying on the device");
   }
+  Capabilities capabilities() const override {
+    use();
+    const auto ask = [&](cudaDeviceAttr attribute) {
+      int value = 0;
+      check(cudaDeviceGetAttribute(&value, attribute, number), "describing the device");
+      return value;
+    };
+    return {ask(cudaDevAttrMaxSharedMemoryPerBlockOptin), ask(cudaDevAttrMultiProcessorCount)};
+  }
   void wait() override { check(cudaStreamSynchronize(stream), "waiting for the device"); }
 
   std::unique_ptr<Program> compile(const Network& network, const std::vector<Op>& ops, const std::vector<Place>& places,

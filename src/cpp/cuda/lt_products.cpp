@@ -40,7 +40,8 @@ int compute_type(const Product& op, bool is_double) {
 // cuBLASLt has matrices column by column: what is c row by row is the transpose of c to it, and
 // c^T = op(b)^T op(a)^T, so that b comes first, and the bias of a column of c belongs to a row of c^T.
 struct LtProducts::Prepared {
-  Prepared(const Lt& lt, LtObject handle, const Product& op, bool is_double, std::size_t workspace_bytes)
+  Prepared(const Lt& lt, LtObject handle, const Product& op, bool is_double, const void* bias,
+           std::size_t workspace_bytes)
       : product(lt.product_destroy, "creating a product",
                 [&](LtObject* p) {
                   return lt.product_create(p, compute_type(op, is_double), is_double ? Lt::float64 : Lt::float32);
@@ -53,7 +54,12 @@ struct LtProducts::Prepared {
     set(lt, Lt::transpose_a, std::int32_t(op.transpose_b));
     set(lt, Lt::transpose_b, std::int32_t(op.transpose_a));
     set(lt, Lt::epilogue, std::int32_t(op.relu ? Lt::with_relu_and_bias : op.bias ? Lt::with_bias : Lt::plain));
+    if (bias) give(lt, bias); // the choice may depend on where it is
     choose(lt, handle, workspace_bytes);
+  }
+
+  void give(const Lt& lt, const void* bias) {
+    check(lt.product_set(product, Lt::bias_pointer, &bias, sizeof bias), "giving a bias");
   }
 
   void set(const Lt& lt, int attribute, std::int32_t value) {
@@ -98,19 +104,20 @@ LtProducts::~LtProducts() {
   lt.destroy(handle);
 }
 
-LtProducts::Prepared& LtProducts::prepared(const Product& op, bool is_double, std::size_t workspace_bytes) {
+LtProducts::Prepared& LtProducts::prepared(const Product& op, bool is_double, const void* bias,
+                                           std::size_t workspace_bytes) {
   const Key key{op.m,           op.n,           op.k,    op.a.ld,       op.b.ld,   op.c.ld,
                 op.transpose_a, op.transpose_b, op.relu, bool(op.bias), is_double, int(op.precision)};
   std::unique_ptr<Prepared>& found = all[key];
-  if (!found) found = std::make_unique<Prepared>(lt, handle, op, is_double, workspace_bytes);
+  if (!found) found = std::make_unique<Prepared>(lt, handle, op, is_double, bias, workspace_bytes);
   return *found;
 }
 
 bool LtProducts::multiply(const Product& op, bool is_double, const void* a, const void* b, void* c, const void* bias,
                           void* workspace, std::size_t workspace_bytes, void* stream) {
-  Prepared& how = prepared(op, is_double, workspace_bytes);
+  Prepared& how = prepared(op, is_double, bias, workspace_bytes);
   if (!how.found) return false;
-  if (bias) check(lt.product_set(how.product, Lt::bias_pointer, &bias, sizeof bias), "giving a bias");
+  if (bias) how.give(lt, bias);
   const double wide[] = {1, op.addend ? 1.0 : 0.0};
   const float narrow[] = {1, op.addend ? 1.0f : 0.0f};
   const void* alpha = is_double ? static_cast<const void*>(&wide[0]) : &narrow[0];

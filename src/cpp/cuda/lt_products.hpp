@@ -26,7 +26,7 @@ private:
   using Key = std::tuple<int, int, int, int, int, int, bool, bool, bool, bool, bool, int>;
   struct Prepared;
 
-  Prepared& prepared(const Product& op, bool is_double, std::size_t workspace_bytes);
+  Prepared& prepared(const Product& op, bool is_double, const void* bias, std::size_t workspace_bytes);
 
   const Lt& lt;
   LtObject handle = nullptr;

@@ -6,6 +6,8 @@
 #pragma once
 
 #include "../engine.hpp"
+#include "fused_plan.hpp"
+#include "precision.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -51,8 +53,6 @@ struct Drop { // dropout of the units of one layer; none in predictions
   double share = 0;
   int layer = 0;
 };
-
-enum class Precision { ieee, tf32, bf16 };
 
 struct Gather { // rows of the features to out (n, columns)
   Rows rows;
@@ -127,9 +127,23 @@ struct ThroughNormalization { // delta of the normalised z to that of z, in plac
   View scale_gradient, offset_gradient, addend, delta, operand;
 };
 
-struct FinishGradient { // gradient = (gradient + alpha w) / weight; its squares to the state
+struct FusedStep { // from the features to parts of the gradient, of n_blocks blocks, and the sums of losses
+  Rows rows;
+  FusedPlan plan;
+  Precision precision;
+  int stride, n_blocks;
+  View parts, sums;
+};
+
+struct Gradient { // whole, or in parts that are still to be added up
+  View view;
+  int n_parts = 1;
+};
+
+struct FinishGradient { // gradient = (gradient + alpha w) / weight, in its first part; its squares to the state
   double alpha;
   std::ptrdiff_t matrices, trained; // elements
+  Gradient gradient;
   View partials;
 };
 
@@ -139,6 +153,7 @@ struct Update { // a step of the optimizer on all that is trained, if the state 
   bool averages, has_shadow;
   int n_rows; // of the batch
   std::ptrdiff_t matrices, trained, slot_size;
+  Gradient gradient;
   View partials;
 };
 
@@ -152,9 +167,15 @@ struct Shadow { // the matrices in bfloat16
 };
 
 using Op = std::variant<Gather, Product, AddBias, Moments, UseRunning, Activate, LossRows, LinkRows, Differentiate,
-                        SumColumns, ThroughNormalization, FinishGradient, Update, Cast, Shadow>;
+                        SumColumns, ThroughNormalization, FusedStep, FinishGradient, Update, Cast, Shadow>;
 
 constexpr std::size_t workspace_bytes = std::size_t(32) << 20; // for products that share it
+
+// What a device can do, as far as plans depend on it.
+struct Capabilities {
+  int shared_bytes = 0; // that a block of threads can have
+  int n_multiprocessors = 0;
+};
 
 struct BufferSize {
   Element element;

@@ -13,20 +13,37 @@ struct Plan::Batch {
   bool training; // with dropout and the statistics of this batch
 };
 
-Plan::Plan(const Network& network, const Layout& layout, Precision precision, bool is_double)
-    : buffers(network), network(network), layout(layout), precision(precision), is_double(is_double) {}
+Plan::Plan(const Network& network, const Layout& layout, Precision precision, bool is_double,
+           const Capabilities& capabilities)
+    : buffers(network), network(network), layout(layout), precision(precision), is_double(is_double),
+      n_multiprocessors(capabilities.n_multiprocessors) {
+  if (!is_double && capabilities.shared_bytes > 0)
+    fused = fused_plan(network, precision, capabilities.shared_bytes, layout);
+}
 
 // --- lists
 // ------------------------------------------------------------------------------------------------------------
 
 std::vector<Op> Plan::step(const Rows& rows, int stride, double alpha, const Rule& rule) const {
   Batch batch{{}, rows, stride, true};
-  forward(batch, network.n_layers());
-  loss(batch, true);
-  backward(batch);
-  if (rule.clip_norm < infinity)
-    batch.ops.push_back(FinishGradient{alpha, layout.matrices, layout.trained, {buffers.norm_partials(), 0, 0}});
-  batch.ops.push_back(update(alpha, rule, rows.n));
+  Gradient from{View{gradient, 0, 0}};
+  if (fused) {
+    from = Gradient{View{buffers.fused_parts(), 0, 0}, fused_blocks(*fused, rows.n, n_multiprocessors)};
+    batch.ops.push_back(
+        FusedStep{rows, *fused, precision, stride, from.n_parts, from.view, View{buffers.fused_sums(), 0, 0}});
+  } else {
+    forward(batch, network.n_layers());
+    loss(batch, true);
+    backward(batch);
+  }
+  Update last = update(alpha, rule, rows.n);
+  last.gradient = from;
+  if (rule.clip_norm < infinity) {
+    batch.ops.push_back(
+        FinishGradient{alpha, layout.matrices, layout.trained, from, View{buffers.norm_partials(), 0, 0}});
+    last.gradient.n_parts = 1;
+  }
+  batch.ops.push_back(last);
   return batch.ops;
 }
 
@@ -44,6 +61,7 @@ Update Plan::update(double alpha, const Rule& rule, int n_rows) const {
           layout.matrices,
           layout.trained,
           layout.size,
+          Gradient{View{gradient, 0, 0}},
           {buffers.update_partials(), 0, 0}};
 }
 
@@ -52,7 +70,8 @@ std::vector<Op> Plan::loss_and_gradient(const Rows& rows, int stride, double alp
   forward(batch, network.n_layers());
   loss(batch, true);
   backward(batch);
-  batch.ops.push_back(FinishGradient{alpha, layout.matrices, layout.trained, {buffers.norm_partials(), 0, 0}});
+  batch.ops.push_back(FinishGradient{alpha, layout.matrices, layout.trained, Gradient{View{gradient, 0, 0}},
+                                     View{buffers.norm_partials(), 0, 0}});
   return batch.ops;
 }
 
@@ -269,6 +288,11 @@ std::vector<BufferSize> Plan::sizes(int n_rows, bool training) const {
   set(buffers.norm_partials(), Element::wide, std::size_t(update_blocks(layout.trained)));
   set(buffers.update_partials(), Element::wide, std::size_t(update_blocks(layout.trained)));
   set(buffers.predictions(), Element::real, n * std::size_t(network.n_outputs()));
+  if (fused && training) {
+    const std::size_t n_blocks = std::size_t(fused_blocks(*fused, n_rows, n_multiprocessors));
+    set(buffers.fused_parts(), Element::real, n_blocks * std::size_t(layout.trained));
+    set(buffers.fused_sums(), Element::wide, 2 * n_blocks);
+  }
   set(buffers.workspace(0), Element::byte, workspace_bytes);
   set(buffers.workspace(1), Element::byte, training ? workspace_bytes : 0);
   return sizes;

@@ -26,7 +26,9 @@ public:
   int update_partials() const { return loss_room() + 3; }
   int predictions() const { return loss_room() + 4; }
   int workspace(int branch) const { return loss_room() + 5 + branch; } // 0: the way down, 1: weights
-  int end() const { return workspace(2); }
+  int fused_parts() const { return workspace(2); }
+  int fused_sums() const { return fused_parts() + 1; }
+  int end() const { return fused_parts() + 2; }
 
 private:
   int n_layers;
@@ -34,13 +36,15 @@ private:
 
 class Plan {
 public:
-  // `stride` is the number of elements from row to row of the features.
-  Plan(const Network& network, const Layout& layout, Precision precision, bool is_double);
+  // Networks that fit into shared memory take their steps in one kernel, if the device's blocks have any.
+  Plan(const Network& network, const Layout& layout, Precision precision, bool is_double,
+       const Capabilities& capabilities = {});
 
-  // A step of the optimizer on a batch of these rows.
+  // A step of the optimizer on a batch of these rows; `stride` is the number of elements between rows of the features.
   std::vector<Op> step(const Rows& rows, int stride, double alpha, const Rule& rule) const;
   // The step alone, with a gradient that is known.
   Update update(double alpha, const Rule& rule, int n_rows) const;
+  bool is_fused() const { return fused.has_value(); }
   // Loss and finished gradient.
   std::vector<Op> loss_and_gradient(const Rows& rows, int stride, double alpha) const;
   // Sums of losses and weights to the state, and predictions.
@@ -74,6 +78,8 @@ private:
   const Layout& layout;
   const Precision precision;
   const bool is_double;
+  std::optional<FusedPlan> fused;
+  int n_multiprocessors;
 };
 
 } // namespace fastmlp::cuda

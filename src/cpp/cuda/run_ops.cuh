@@ -7,6 +7,7 @@
 #include "kernels/loss_rows.cuh"
 #include "kernels/sums.cuh"
 #include "kernels/update.cuh"
+#include "launch_narrow.hpp"
 
 namespace fastmlp::cuda {
 
@@ -111,12 +112,30 @@ public:
     });
   }
 
+  void operator()(const FusedStep& op) const {
+    if constexpr (sizeof(T) == 4) {
+      RowLoss loss = network.row_loss();
+      loss.h.values = loss_values;
+      const FusedData data{real(View{features, 0, 0}),
+                           op.stride,
+                           rows_of(op.rows),
+                           targets_of(op.rows),
+                           loss,
+                           real(View{parameters, 0, 0}),
+                           real(op.parts),
+                           static_cast<double*>(raw(op.sums)),
+                           state_of()};
+      launch_fused(stream, op.precision, op.plan, data, op.n_blocks);
+    } else {
+      throw std::logic_error("fused steps are of float32");
+    }
+  }
   void operator()(const FinishGradient& op) const {
-    launch_finish_gradient<T>(stream, all_parameters(op.matrices, op.trained), T(op.alpha),
+    launch_finish_gradient<T>(stream, all_parameters(op.matrices, op.trained, op.gradient), T(op.alpha),
                               static_cast<double*>(raw(op.partials)), state_of());
   }
   void operator()(const Update& op) const {
-    Parameters<T> p = all_parameters(op.matrices, op.trained);
+    Parameters<T> p = all_parameters(op.matrices, op.trained, op.gradient);
     for (int s = 0; s < op.n_slots + op.averages; ++s) p.slots[s] = real(View{slots, s * op.slot_size, 0});
     if (op.has_shadow) p.operands = static_cast<bfloat16*>(raw(View{shadow, 0, 0}));
     const UpdateHow<T> how{op.optimizer,
@@ -200,10 +219,12 @@ private:
     return {real(z), rows.n, z.ld, real(bias), network.output_activation, loss};
   }
 
-  Parameters<T> all_parameters(std::ptrdiff_t matrices, std::ptrdiff_t trained) const {
+  Parameters<T> all_parameters(std::ptrdiff_t matrices, std::ptrdiff_t trained, const Gradient& gradient) const {
     Parameters<T> p{};
     p.w = real(View{parameters, 0, 0});
-    p.gradient = real(View{gradient, 0, 0});
+    p.gradient = real(gradient.view);
+    p.n_parts = gradient.n_parts;
+    p.part = trained;
     p.n = trained;
     p.matrices_end = matrices;
     p.matrices_again = trained;

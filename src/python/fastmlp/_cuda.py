@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,7 +185,7 @@ class Work(NamedTuple):
     @property
     def operations(self) -> float:
         """Floating-point operations of a step: two a multiply-add, forward and twice back."""
-        return 6.0 * self.batch_size * sum(a * b for a, b in zip(self.layer_sizes, self.layer_sizes[1:], strict=False))
+        return 6.0 * self.batch_size * sum(a * b for a, b in pairwise(self.layer_sizes))
 
     @property
     def n_steps(self) -> int:

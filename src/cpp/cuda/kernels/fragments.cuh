@@ -109,22 +109,34 @@ template <> struct Fragments<Precision::tf32> {
     std::uint32_t x[4];
   };
   struct B {
-    std::uint32_t x[2][2];
+    std::uint32_t x[4]; // two for each half of the columns
   };
   static FASTMLP_HOST_DEVICE Operand operand(float x) { // 10 bits of fraction, to the nearest, ties away from 0
     return x - x == 0 ? from_bits<float>((to_bits(x) + 0x1000u) & ~0x1fffu) : x;
   }
   template <class M> static __device__ A load_a(const M& m) {
+    if constexpr (M::by_rows) {
+      const int row = lane_number() % 8, first = lane_number() / 8 % 2 * 8, second = lane_number() / 16 * 4;
+      A a;
+      load_matrices<false>(a.x, &m(first + row, second));
+      return a;
+    }
     const int g = lane_number() / 4, t = lane_number() % 4;
     return {{to_bits(m(g, t)), to_bits(m(g + 8, t)), to_bits(m(g, t + 4)), to_bits(m(g + 8, t + 4))}};
   }
   template <class M> static __device__ B load_b(const M& m) {
+    if constexpr (!M::by_rows) {
+      const int column = lane_number() % 8, first = lane_number() / 8 % 2 * 4, second = lane_number() / 16 * 8;
+      B b;
+      load_matrices<false>(b.x, &m(first, second + column));
+      return b;
+    }
     const int g = lane_number() / 4, t = lane_number() % 4;
-    return {{{to_bits(m(t, g)), to_bits(m(t + 4, g))}, {to_bits(m(t, g + 8)), to_bits(m(t + 4, g + 8))}}};
+    return {{to_bits(m(t, g)), to_bits(m(t + 4, g)), to_bits(m(t, g + 8)), to_bits(m(t + 4, g + 8))}};
   }
   static __device__ void multiply(float (*c)[4], const A& a, const B& b) {
-    mma_tf32(c[0], a.x, b.x[0]);
-    mma_tf32(c[1], a.x, b.x[1]);
+    mma_tf32(c[0], a.x, b.x);
+    mma_tf32(c[1], a.x, b.x + 2);
   }
 };
 

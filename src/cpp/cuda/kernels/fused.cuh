@@ -229,7 +229,7 @@ FASTMLP_DEVICE void pass_tile(const FusedBlock<precision>& block, const FusedDat
 }
 
 template <Precision precision, int slots>
-FASTMLP_KERNEL __launch_bounds__(fused_threads, 1)
+FASTMLP_KERNEL __launch_bounds__(fused_threads, fused_blocks_at_once(slots))
     fused_step(const FASTMLP_GRID_CONSTANT FusedPlan plan, const FASTMLP_GRID_CONSTANT FusedData data) {
   FASTMLP_DYNAMIC_SHARED(unsigned char, memory);
   __shared__ double room[most_warps];

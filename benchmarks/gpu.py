@@ -1,0 +1,342 @@
+"""The GPU engine on a machine with a GPU: first whether it is right, then how fast it is, beside others.
+
+    python benchmarks/gpu.py --output gpu.json
+
+One process, below eight minutes: the tests that need a GPU (parity with the CPU in three precisions, the same bits
+again); compute-sanitizer on a tiny fit, if it is there; what the GPU reaches in copying and in products; then an epoch
+of several networks by fastmlp, and by PyTorch (eager, CUDA graphs, torch.compile) and JAX, if they are installed. What
+cannot be run is reported as such. ``--device cpu`` runs the same code without a GPU, to test this script.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+import fastmlp
+from fastmlp import MLPClassifier
+
+ROOT = Path(__file__).parents[1]
+# layer sizes, rows, batch
+WORKLOADS = {
+    "784-256-128-10, 128": ((784, 256, 128, 10), 60000, 128),
+    "784-256-128-10, 4096": ((784, 256, 128, 10), 60000, 4096),
+    "54-256-256-7, 256": ((54, 256, 256, 7), 200000, 256),
+    "64-100-10, 200": ((64, 100, 10), 50000, 200),
+    "64-4x64-2, 65536": ((64, 64, 64, 64, 64, 2), 1 << 20, 65536),
+    "1024-3x1024-10, 1024": ((1024, 1024, 1024, 1024, 10), 65536, 1024),
+}
+QUICK = {"20-32-3, 64": ((20, 32, 3), 2000, 64)}
+TINY_FIT = (
+    "import numpy as np; from fastmlp import MLPClassifier; X = np.random.RandomState(0).randn(70, 9).astype('f'); "
+    "MLPClassifier((130, 12), device='cuda', batch_size=32, max_iter=2, normalization='batch_norm', dropout=0.2, "
+    "precision='{}').fit(X, X[:, 0] > 0)"
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="where to write the results, as JSON")
+    parser.add_argument("--device", default="cuda", help="'cpu' to test this script")
+    parser.add_argument("--quick", action="store_true", help="one tiny network, to test this script")
+    parser.add_argument("--seconds", type=float, default=450, help="after which no more measurements begin")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    status = fastmlp.cuda_status()
+    if options.device != "cpu" and not status:
+        sys.exit(f"device={options.device!r} cannot be used: {status}")
+    deadline = time.monotonic() + options.seconds
+    results = {"machine": machine(status), "checks": {}, "ceilings": {}, "epochs": {}}
+    if options.device != "cpu":
+        results["checks"]["tests"] = attempt(run_tests)
+        results["checks"]["sanitizer"] = attempt(run_sanitizers)
+    results["ceilings"] = attempt(lambda: ceilings(options.device))
+    for name, workload in (QUICK if options.quick else WORKLOADS).items():
+        results["epochs"][name] = {}
+        for how, measure in ways(options.device).items():
+            late = time.monotonic() > deadline
+            seconds = "no time was left" if late else attempt(lambda: measure(*workload))  # noqa: B023 - called at once
+            results["epochs"][name][how] = seconds
+            print(
+                f"{name:24} {how:28} {seconds if isinstance(seconds, str) else f'{1e3 * seconds:.3f} ms'}", flush=True
+            )
+    if options.output:
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
+    bad = [check for check in results["checks"].values() if isinstance(check, dict) and check.get("failed")]
+    sys.exit(1 if bad else 0)
+
+
+def attempt(measure):
+    """Return what it measures, or why it could not, in one line."""
+    try:
+        return measure()
+    except Exception as error:
+        traceback.print_exc(limit=2)
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def machine(status):
+    packages = {name: version(name) for name in ("numpy", "torch", "jax", "fastmlp")}
+    return {"platform": platform.platform(), "status": str(status), "details": status.details, "versions": packages}
+
+
+def version(name):
+    if importlib.util.find_spec(name) is None:
+        return None
+    return getattr(importlib.import_module(name), "__version__", "unknown")
+
+
+# --- whether it is right --------------------------------------------------------------------------------------------
+
+
+def run_tests():
+    environment = {**os.environ, "FASTMLP_REQUIRE_CUDA": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "cuda",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_cuda_engine.py",
+    ]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    print(ran.stdout[-3000:], flush=True)
+    return {"failed": ran.returncode != 0, "summary": ran.stdout.strip().splitlines()[-1:]}
+
+
+def run_sanitizers():
+    """Each tool of compute-sanitizer on a fit of a few steps; a tool that cannot run on this machine says so."""
+    program = shutil.which("compute-sanitizer")
+    if not program:
+        return "compute-sanitizer is not installed"
+    found = {}
+    for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
+        for precision in ("ieee", "bf16") if tool == "memcheck" else ("ieee",):
+            command = [
+                program,
+                "--tool",
+                tool,
+                "--error-exitcode",
+                "99",
+                sys.executable,
+                "-c",
+                TINY_FIT.format(precision),
+            ]
+            try:
+                ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+                last = (ran.stdout + ran.stderr).strip().splitlines()[-1:]
+                found[f"{tool} {precision}"] = {"code": ran.returncode, "last": last}
+            except subprocess.TimeoutExpired:
+                found[f"{tool} {precision}"] = "took more than 60 s"
+    failed = any(isinstance(entry, dict) and entry["code"] == 99 for entry in found.values())
+    return {"failed": failed, "tools": found}
+
+
+# --- how fast it is -------------------------------------------------------------------------------------------------
+
+
+def ceilings(device):
+    """What copies and products reach here, in GB/s read and written and in TFLOP/s."""
+    import torch
+
+    def rate(work, amount):
+        for _ in range(3):
+            work()
+        synchronize(device)
+        best = 0.0
+        for _ in range(5):
+            start = time.perf_counter()
+            for _ in range(5):
+                work()
+            synchronize(device)
+            best = max(best, 5 * amount / (time.perf_counter() - start))
+        return best
+
+    n, width = (1 << 28, 8192) if device != "cpu" else (1 << 20, 256)
+    source = torch.zeros(n, device=device)
+    target = torch.empty_like(source)
+    found = {"copy": rate(lambda: target.copy_(source), 8 * n / 1e9)}
+    for name, dtype, tf32 in (
+        ("float32", torch.float32, False),
+        ("tf32", torch.float32, True),
+        ("bf16", torch.bfloat16, False),
+    ):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        a = torch.randn(width, width, device=device).to(dtype)
+        found[name] = rate(lambda: a @ a, 2 * width**3 / 1e12)  # noqa: B023 - called at once
+    return found
+
+
+def synchronize(device):
+    import torch
+
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def data(sizes, n_rows):
+    random = np.random.RandomState(0)
+    X = random.standard_normal((n_rows, sizes[0])).astype(np.float32)
+    return X, random.randint(0, sizes[-1], n_rows)
+
+
+def ways(device):
+    """How an epoch can be trained: name -> function of layer sizes, rows and batch that returns its seconds."""
+    precisions = ("ieee", "tf32", "bf16") if device != "cpu" else ("ieee",)
+    found = {
+        f"fastmlp {precision}": lambda *workload, precision=precision: fastmlp_epoch(device, precision, *workload)
+        for precision in precisions
+    }
+    if importlib.util.find_spec("torch"):
+        for how in ("eager", "graph", "compile") if device != "cpu" else ("eager",):
+            for precision in precisions:
+                found[f"torch {how} {precision}"] = lambda *workload, how=how, precision=precision: torch_epoch(
+                    device, how, precision, *workload
+                )
+    if importlib.util.find_spec("jax"):
+        found["jax"] = jax_epoch
+    return found
+
+
+def fastmlp_epoch(device, precision, sizes, n_rows, batch):
+    """Seconds of an epoch: what more epochs take longer, so that neither the start nor the copy of the data counts."""
+    X, y = data(sizes, n_rows)
+
+    def seconds(n_epochs):
+        model = MLPClassifier(
+            sizes[1:-1], batch_size=batch, max_iter=n_epochs, tol=0, n_iter_no_change=np.inf, random_state=0,
+            device=device, precision=precision,
+        )  # fmt: skip
+        start = time.perf_counter()
+        model.fit(X, y)
+        return time.perf_counter() - start
+
+    first = min(seconds(1) for _ in range(2))
+    more = 4
+    while (longer := min(seconds(1 + more) for _ in range(2)) - first) < 0.2 and more < 4096:
+        more *= 4
+    return longer / more
+
+
+def torch_epoch(device, how, precision, sizes, n_rows, batch):
+    """An epoch of PyTorch's best for this: fused Adam, data on the GPU, rows chosen there."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    X, y = (torch.from_numpy(array).to(device) for array in data(sizes, n_rows))
+    layers = []
+    for fan_in, fan_out in pairwise(sizes):
+        layers += [torch.nn.Linear(fan_in, fan_out), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers[:-1]).to(device)
+    on_gpu = {"fused": True, "capturable": True} if device != "cpu" else {}
+    optimizer = torch.optim.Adam(model.parameters(), weight_decay=1e-4, **on_gpu)
+
+    def forward(rows):
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+            return torch.nn.functional.cross_entropy(model(X[rows]), y[rows])
+
+    if how == "compile":
+        forward = torch.compile(forward, mode="reduce-overhead")
+
+    def step(rows):
+        optimizer.zero_grad(set_to_none=True)
+        loss = forward(rows)
+        loss.backward()
+        optimizer.step()
+
+    rows = torch.arange(batch, device=device)
+    take = graph_of(step, rows) if how == "graph" else step
+
+    def epoch():
+        for part in torch.randperm(n_rows, device=device)[: n_rows // batch * batch].split(batch):
+            take(part)
+        synchronize(device)
+
+    epoch()
+    return min(timed(epoch) for _ in range(3))
+
+
+def graph_of(step, rows):
+    """The step as a CUDA graph, on rows that are copied to where it expects them."""
+    import torch
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step(rows)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(rows)
+
+    def take(part):
+        rows.copy_(part)
+        graph.replay()
+
+    return take
+
+
+def timed(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def jax_epoch(sizes, n_rows, batch):
+    """A whole epoch in one compiled loop; on the device that JAX has."""
+    import jax
+    import jax.numpy as jnp
+
+    X, y = (jnp.asarray(array) for array in data(sizes, n_rows))
+    random = np.random.RandomState(0)
+    weights = [
+        (jnp.asarray(random.standard_normal((a, b)) / np.sqrt(a), jnp.float32), jnp.zeros(b))
+        for a, b in pairwise(sizes)
+    ]
+    moments = jax.tree.map(lambda w: (jnp.zeros_like(w), jnp.zeros_like(w)), weights)
+
+    def loss(weights, rows):
+        a = X[rows]
+        for i, (w, b) in enumerate(weights):
+            a = a @ w + b
+            a = jax.nn.relu(a) if i + 1 < len(weights) else a
+        return -jnp.take_along_axis(jax.nn.log_softmax(a), y[rows][:, None], 1).mean()
+
+    def step(carry, rows):
+        weights, moments, t = carry
+        rate = 1e-3 * jnp.sqrt(1 - 0.999 ** (t + 1.0)) / (1 - 0.9 ** (t + 1.0))
+        flat, tree = jax.tree.flatten(weights)
+        pairs = tree.flatten_up_to(moments)
+        slopes = jax.tree.leaves(jax.grad(loss)(weights, rows))
+        pairs = [(0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g) for (m, v), g in zip(pairs, slopes, strict=True)]
+        flat = [w - rate * m / (jnp.sqrt(v) + 1e-8) for w, (m, v) in zip(flat, pairs, strict=True)]
+        return (tree.unflatten(flat), tree.unflatten(pairs), t + 1), None
+
+    @jax.jit
+    def epoch(carry, key):
+        order = jax.random.permutation(key, n_rows)[: n_rows // batch * batch].reshape(-1, batch)
+        return jax.lax.scan(step, carry, order)[0]
+
+    carry, key = (weights, moments, 0), jax.random.key(0)
+    jax.block_until_ready(epoch(carry, key))
+    return min(timed(lambda: jax.block_until_ready(epoch(carry, key))) for _ in range(3))
+
+
+if __name__ == "__main__":
+    main()
