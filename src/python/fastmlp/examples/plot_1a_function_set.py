@@ -49,9 +49,15 @@ for i, ax in enumerate(axes):
     ax.set_title(f"input ({inputs[i, 0]}, {inputs[i, 1]})", pad=24)
     for number, layer in enumerate(layers):
         for neuron in range(2):  # plot.network draws the layers 3 apart, the neurons 1 apart
-            ax.annotate(f"{layer[i, neuron]:.3g}" if number == 0 else f"{layer[i, neuron]:.2f}",
-                        (3 * number, 0.5 - neuron), (0, 12), textcoords="offset points", ha="center",
-                        weight="bold", path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
+            ax.annotate(
+                f"{layer[i, neuron]:.3g}" if number == 0 else f"{layer[i, neuron]:.2f}",
+                (3 * number, 0.5 - neuron),
+                (0, 12),
+                textcoords="offset points",
+                ha="center",
+                weight="bold",
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+            )
 
 # %%
 # Other parameters, another function
@@ -77,7 +83,7 @@ figure.colorbar(image, ax=axes, label="output", ticks=[0, 0.5, 1], aspect=30)
 iris = load_iris()
 rows = iris.target > 0
 X, y = StandardScaler().fit_transform(iris.data[rows][:, 2:]), iris.target[rows] == 2
-neuron = MLPClassifier(hidden_layer_sizes=(), solver="lbfgs", alpha=1.0, tol=1e-8, max_iter=1000).fit(X, y)
+neuron = MLPClassifier((), solver="lbfgs", alpha=1.0, tol=1e-8, max_iter=1000, random_state=0).fit(X, y)
 regression = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(X, y)
 solutions = {
     "MLPClassifier": [*neuron.coefs_[0][:, 0], neuron.intercepts_[0][0]],
@@ -85,7 +91,7 @@ solutions = {
 }
 print(f"{'':<20} {'w1':>10} {'w2':>10} {'b':>10}")
 for name, solution in solutions.items():
-    print(f"{name:<20}", *(f"{value:>10.6f}" for value in solution))
+    print(f"{name:<20}", *(f"{value:>10.4f}" for value in solution))
 
 grid = np.linspace(-2.6, 2.6, 200)
 plane = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
@@ -94,8 +100,15 @@ image = ax.pcolormesh(grid, grid, neuron.predict_proba(plane)[:, 1].reshape(200,
 for model, style in ((neuron, {"colors": "white", "linewidths": 5}), (regression, {"colors": "#D55E00"})):
     ax.contour(grid, grid, model.predict_proba(plane)[:, 1].reshape(200, 200), [0.5], **style)
 for label, marker, name in ((False, "o", "versicolor"), (True, "^", "virginica")):
-    ax.scatter(*X[y == label].T, marker=marker, s=34, color="#F0E442" if label else "#56B4E9",
-               edgecolor="#22303c", linewidth=0.7, label=name)  # fmt: skip
+    ax.scatter(
+        *X[y == label].T,
+        marker=marker,
+        s=34,
+        color="#F0E442" if label else "#56B4E9",
+        edgecolor="#22303c",
+        linewidth=0.7,
+        label=name,
+    )
 ax.plot([], [], color="0.75", linewidth=5, label="neuron: 0.5")
 ax.plot([], [], color="#D55E00", label="regression: 0.5")
 ax.set(xlabel="petal length (standardised)", ylabel="petal width (standardised)", title="Two libraries, one line")

@@ -66,8 +66,16 @@ axes[2, 0].set_ylabel("deformed")
 # epoch, and goes on in the learning rate's schedule; so each epoch can have digits of its own. Three networks share
 # them, and vote: their confidences are averaged.
 EPOCHS = 2 if quick() else 40
-settings = {"hidden_layer_sizes": (512, 256), "activation": "gelu", "solver": "adamw", "learning_rate": "cosine",
-            "learning_rate_init": 0.002, "batch_size": 128, "max_iter": EPOCHS, "n_iter_no_change": np.inf}  # fmt: skip
+settings = {
+    "hidden_layer_sizes": (512, 256),
+    "activation": "gelu",
+    "solver": "adamw",
+    "learning_rate": "cosine",
+    "learning_rate_init": 0.002,
+    "batch_size": 128,
+    "max_iter": EPOCHS,
+    "n_iter_no_change": np.inf,
+}
 errors, seconds = {}, {}
 
 

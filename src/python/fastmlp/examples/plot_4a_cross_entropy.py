@@ -61,8 +61,15 @@ print(f"after training:  total {total:8.1f}, mean {total / len(y):.4f}; Network.
 wrong = net(X).argmax(axis=1) != y
 figure, ax = plt.subplots(figsize=(8, 2.9))
 bins = np.geomspace(max(each.min(), 1e-4), each.max(), 50)
-ax.hist([each[~wrong], each[wrong]], bins, stacked=True, color=[BLUE, ORANGE],
-        label=[f"read correctly: {each[~wrong].sum() / total:.0%} of the total loss",
-               f"misread: {wrong.sum()} images, {each[wrong].sum() / total:.0%} of the total loss"])  # fmt: skip
-ax.set(xscale="log", xlabel="cross-entropy of an example (logarithmic)", ylabel="examples", title="After training")
-ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
+ax.hist(
+    [each[~wrong], each[wrong]],
+    bins,
+    stacked=True,
+    color=[BLUE, ORANGE],
+    label=[
+        f"read correctly: {each[~wrong].sum() / total:.0%} of the total loss",
+        f"misread: {wrong.sum()} images, {each[wrong].sum() / total:.0%} of the total loss",
+    ],
+)
+ax.set(xscale="log", xlabel="cross-entropy of an example (logarithmic)", ylabel="examples")
+ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)

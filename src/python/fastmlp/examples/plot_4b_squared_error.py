@@ -72,8 +72,12 @@ figure, ax = plt.subplots(figsize=(8, 2.8))
 for (name, values), color in zip(derivatives.items(), (BLUE, ORANGE), strict=True):
     ax.plot(sums, values, color=color)
     ax.text(-9.8, values[0] + 0.04, name, color=color, weight="bold")
-ax.set(xlabel="sum z of the neuron; the right answer is 1", ylabel="push upwards", ylim=(0, 1.15),
-       title="How hard an example pushes: minus the derivative of its loss")  # fmt: skip
+ax.set(
+    xlabel="sum z of the neuron; the right answer is 1",
+    ylabel="push upwards",
+    ylim=(0, 1.15),
+    title="How hard an example pushes: minus the derivative of its loss",
+)
 
 # %%
 # A race
@@ -87,8 +91,9 @@ steps = 10 if quick() else 100
 races = {}
 for name, loss in (("cross-entropy", "binary_log_loss"), ("squared error", "squared_error")):
     for rate in (0.1, 0.3, 1, 3, 10, 30):
-        racer = Network([256, 10], loss=loss, random_state=0,
-                        output_activation="logistic" if loss == "squared_error" else None)  # fmt: skip
+        racer = Network(
+            [256, 10], loss=loss, random_state=0, output_activation="logistic" if loss == "squared_error" else None
+        )
         racer.biases = [[5] * 10]
         accuracy = []
         for _ in range(steps):

@@ -39,8 +39,17 @@ racers = {
 winners = {}
 for name, settings in racers.items():
     for rate in settings.pop("rates")[:: 3 if quick() else 1]:
-        model = MLPClassifier((64,), learning_rate_init=rate, batch_size=100, max_iter=epochs, n_iter_no_change=np.inf,
-                              alpha=0, dtype="float32", random_state=0, **settings).fit(X, y)  # fmt: skip
+        model = MLPClassifier(
+            (64,),
+            learning_rate_init=rate,
+            batch_size=100,
+            max_iter=epochs,
+            n_iter_no_change=np.inf,
+            alpha=0,
+            dtype="float32",
+            random_state=0,
+            **settings,
+        ).fit(X, y)
         if name not in winners or model.loss_ < winners[name].loss_:
             winners[name] = model
 winners = dict(sorted(winners.items(), key=lambda winner: winner[1].loss_))
