@@ -3,7 +3,7 @@
 ====================================================
 
 One hidden layer comes close to any function, if it is wide enough (lesson 7). Then why deep networks? Because of the
-price. Some functions take a deep network a handful of neurons, and a flat one thousands.
+price. Some functions take a deep network twenty neurons, and a flat one a thousand.
 
 Here is such a function, and an honest question behind it: does training find what a deep network *can* say?
 """

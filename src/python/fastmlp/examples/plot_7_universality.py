@@ -54,10 +54,10 @@ axes[0].legend(loc="upper left", fontsize=9)
 # %%
 # Twice the neurons, a quarter of the error
 # -----------------------------------------
-# Between two bends at a distance h, a straight piece strays from a smooth function by at most h² / 8 · max ``|f''|``:
-# that is Taylor's formula. Here h = 2 / n. So the error falls like 1 / n²: in a picture with logarithmic axes, a line
-# of **slope -2**. Four waves need four times the neurons of one wave, for four times as many arcs. Their line is the
-# same, moved to the right.
+# Between two bends at a distance h, a straight piece strays from a smooth function by at most ``h² / 8 · max |f''|``:
+# that is Taylor's formula. Here h = 2 / n. So the error falls like 1 / n²: in a picture with logarithmic axes a line of
+# **slope -2**. Four waves need four times the neurons of one wave, for four times as many arcs. Their line is the same,
+# moved to the right.
 #
 # A cusp is hard in another way. There f'' has no bound, and the argument fails at one place: the slope is only -1.
 #
