@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import statistics
 import subprocess
 import tempfile
@@ -62,8 +61,8 @@ def main() -> None:
 
 def build(folder: Path) -> Path:
     """Compile the program; return its path."""
-    isa = "avx2" if platform.machine() in ("x86_64", "AMD64") else "baseline"
-    settings = ["-DFASTMLP_KERNEL_TESTS=ON", "-DSKBUILD_PROJECT_VERSION=0"]
+    isa = machine.instruction_set()
+    settings = ["-DFASTMLP_KERNEL_TESTS=ON", "-DSKBUILD_PROJECT_VERSION=0", f"-DFASTMLP_KERNELS={isa}"]
     subprocess.run(["cmake", "-S", ROOT, "-B", folder, *settings], check=True, stdout=subprocess.DEVNULL)
     target = f"limits_{isa}"
     subprocess.run(["cmake", "--build", folder, "--target", target], check=True, stdout=subprocess.DEVNULL)

@@ -55,6 +55,13 @@ def describe(n_threads: int) -> dict[str, Any]:
     }
 
 
+def instruction_set() -> str:
+    """Return the kernel set that fastmlp chooses here."""
+    import fastmlp
+
+    return str(fastmlp.show_config("dicts")["fastmlp"]["instruction_set"])
+
+
 def processor() -> str:
     """Return its name."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,6 +1,5 @@
 """Temperatures, prediction sets and intervals, beside plain NumPy and what their promises say of few rows."""
 
-import doctest
 import pickle
 from fractions import Fraction
 from itertools import pairwise
@@ -15,7 +14,7 @@ from sklearn.datasets import make_classification, make_multilabel_classification
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 from sklearn.metrics import log_loss
 
-from fastmlp import MLPClassifier, MLPRegressor, _calibrated, load
+from fastmlp import MLPClassifier, MLPRegressor, load
 from fastmlp._calibration import conformal_quantile, fit_temperature, mass_above
 from fastmlp.files import ModelFileError
 
@@ -563,9 +562,3 @@ def test_wrong_calls_of_regressors():
         model.calibrate(rows, targets[:-1])
     with pytest.raises(ValueError, match=r"coverage=0.999 needs at least 999 calibration rows, got 100: with fewer"):
         model.calibrate(rows, targets).predict_interval(rows, 0.999)
-
-
-def test_the_examples_in_the_docstrings():
-    results = doctest.testmod(_calibrated)
-    assert results.attempted >= 15
-    assert results.failed == 0

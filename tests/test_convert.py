@@ -1,8 +1,6 @@
 """Conversions from and to other libraries: the same outputs, and the same gradients as their automatic derivatives."""
 
-import doctest
 import sys
-from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -357,12 +355,6 @@ def test_names():
     assert set(export.__all__) <= set(dir(export))
     with pytest.raises(AttributeError, match="no attribute 'to_fortran'; it offers from_sklearn, from_torch"):
         _ = export.to_fortran
-
-
-def test_examples(torch):
-    for module in ("pytorch", "scikit_learn"):
-        results = doctest.testmod(import_module(f"fastmlp.export.{module}"))
-        assert (results.failed, results.attempted > 0) == (0, True)
 
 
 def test_missing_torch_is_named(monkeypatch):

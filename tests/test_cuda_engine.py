@@ -412,7 +412,7 @@ def assert_fits_agree(model, rows, targets, tolerance=1e-9):
         {"class_weight": "balanced"},
         {"on_divergence": "back_off"},
     ],
-    ids=lambda change: " ".join(change) or "plain",
+    ids=lambda change: ", ".join(change) or "defaults",
 )
 def test_classifiers(library, change):
     model = assert_fits_agree(MLPClassifier(**SETTINGS | change), X, classes)

@@ -1,7 +1,6 @@
 """C: the written files must compile without a warning and compute what the models compute."""
 
 import ctypes
-import doctest
 import re
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from test_hidden_layers import KINDS, NORMALIZATIONS, trained
 
 from fastmlp import MLPClassifier, MLPRegressor, Network, _core
-from fastmlp.export import c_source, to_c
+from fastmlp.export import to_c
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler: cc, gcc and clang are not on the path")
@@ -275,8 +274,3 @@ def test_an_activation_without_a_line_in_the_table(monkeypatch):
     monkeypatch.delitem(_functions.FUNCTIONS, "tanh")
     with pytest.raises(NotImplementedError, match="'tanh' cannot be exported yet; activations that can: identity"):
         to_c(Network([1, 1, 1], "tanh"))
-
-
-def test_examples():
-    results = doctest.testmod(c_source)
-    assert (results.failed, results.attempted > 0) == (0, True)

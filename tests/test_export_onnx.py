@@ -1,6 +1,5 @@
 """ONNX: onnxruntime must answer what the models answer."""
 
-import doctest
 import sys
 
 import numpy as np
@@ -11,7 +10,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PolynomialFeatures
 from test_hidden_layers import KINDS, trained
 
 from fastmlp import MLPClassifier, MLPRegressor, Network, _core
-from fastmlp.export import onnx_graph, register_skl2onnx, to_onnx
+from fastmlp.export import register_skl2onnx, to_onnx
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -231,11 +230,6 @@ def test_missing_packages_are_named(monkeypatch):
         to_onnx(Network([2, 1]))
     with pytest.raises(ImportError, match="pip install skl2onnx"):
         register_skl2onnx()
-
-
-def test_examples():
-    results = doctest.testmod(onnx_graph)
-    assert (results.failed, results.attempted > 0) == (0, True)
 
 
 # --- skl2onnx ------------------------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """Looking inside: gradients by the features and Hessian products, against central differences, NumPy and PyTorch."""
 
-import doctest
-
 import numpy as np
 import pytest
 import reference
@@ -9,7 +7,7 @@ from scipy.sparse import csr_matrix
 from sklearn.exceptions import NotFittedError
 from test_losses import GIVEN, targets
 
-from fastmlp import MLPClassifier, MLPRegressor, Network, _core, _inspection
+from fastmlp import MLPClassifier, MLPRegressor, Network, _core
 from fastmlp._losses import NUMBER_LOSSES
 
 NORMALIZATIONS = tuple(_core.normalizations())
@@ -44,12 +42,6 @@ def assert_close(found, expected, rtol=1e-7):
     scale = np.abs(expected).max()
     assert scale > 0
     np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * scale)
-
-
-def test_the_examples_of_the_documentation():
-    results = doctest.testmod(_inspection)
-    assert results.attempted > 10
-    assert results.failed == 0
 
 
 # --- the core: gradients by the inputs ----------------------------------------------------------------------------

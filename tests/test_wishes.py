@@ -8,10 +8,10 @@ import pickle
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import ROOT, code_in
 from sklearn.metrics import log_loss, recall_score
 
 from fastmlp import MLPClassifier, MLPRegressor, cuda_status, load
@@ -20,13 +20,8 @@ mpl = pytest.importorskip("matplotlib", reason="row 4 draws a picture")
 mpl.use("agg")
 from matplotlib import pyplot  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "wishes.md").read_text()
-INTRODUCTION, *SECTIONS = re.split(r"^### (?=\d)", PAGE, flags=re.MULTILINE)
-
-
-def code_in(text):
-    return "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+INTRODUCTION, *SECTIONS = re.split(r"^## (?=\d)", PAGE, flags=re.MULTILINE)
 
 
 BEGIN = {}

@@ -5,8 +5,9 @@
 //
 // `value(z)` is the activation. `slope(z, a)` is its derivative at z, where a = value(z). If `slope_from_output` is
 // true the engine does not keep z (it passes a for both), which saves a buffer: use it when the slope can be written
-// in terms of a alone. NaN must propagate: write comparisons so that NaN falls through to the arithmetic. An activation
-// of very few instructions may say `cheap = true`: products then apply it while their sums are in registers.
+// in terms of a alone. NaN must propagate: write comparisons so that NaN falls through to the arithmetic. If value and
+// slope are very few instructions it may say `cheap = true`, if only the slope is, `cheap_slope = true`: products then
+// apply them while their sums are in registers.
 #pragma once
 
 #include "catalog.hpp"
@@ -29,6 +30,7 @@ struct Logistic {
   static constexpr const char* name = "logistic";
   static constexpr const char* formula = "1 / (1 + exp(-z))";
   static constexpr bool slope_from_output = true;
+  static constexpr bool cheap_slope = true;
   template <class S> FASTMLP_INLINE S value(S z) { return logistic(z); }
   template <class S> FASTMLP_INLINE S slope(S, S a) { return a * (splat<S>(1) - a); }
 };
@@ -37,6 +39,7 @@ struct Tanh {
   static constexpr const char* name = "tanh";
   static constexpr const char* formula = "tanh(z)";
   static constexpr bool slope_from_output = true;
+  static constexpr bool cheap_slope = true;
   template <class S> FASTMLP_INLINE S value(S z) { return tanh(z); }
   template <class S> FASTMLP_INLINE S slope(S, S a) { return splat<S>(1) - a * a; }
 };
@@ -135,6 +138,8 @@ struct NaturalExp {
 
 template <class A, class = void> constexpr bool is_cheap = false;
 template <class A> constexpr bool is_cheap<A, std::void_t<decltype(A::cheap)>> = A::cheap;
+template <class A, class = void> constexpr bool has_cheap_slope = is_cheap<A>;
+template <class A> constexpr bool has_cheap_slope<A, std::void_t<decltype(A::cheap_slope)>> = A::cheap_slope;
 
 using HiddenActivations = Catalog<Identity, Logistic, Tanh, Relu, LeakyRelu, Elu, Selu, Softplus, Gelu, Silu, Mish>;
 // All of them, those of hidden layers under the same numbers.

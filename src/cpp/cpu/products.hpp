@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../activations.hpp"
+#include "gather.hpp"
 #include "kernels.hpp"
 #include "simd.hpp"
 
@@ -11,73 +12,11 @@ namespace fastmlp {
 namespace FASTMLP_ISA {
 namespace {
 
-// --- gathering a batch ----------------------------------------------------------------------------------------------
-
-FASTMLP_INLINE std::int64_t row_number(const std::int64_t* rows, std::int64_t first, int i) {
-  return rows ? rows[first + i] : first + i;
-}
-
-// The last `rest` features of rows of k, in registers that begin with earlier ones: those come out the same once more.
-template <int width, class T>
-FASTMLP_INLINE void gather_rest(const T* const* x, int k, int rest, T* panel, T* columns) {
-  constexpr int W = lane_count<T>, r = R<T>;
-  const Vec<T> zero = rounded(splat<Vec<T>>(T(0))); // unknown: no call of memset for so little
-  FASTMLP_UNROLL
-  for (int i = 0; i < r; ++i) {
-    for (int j = 0; j < width; j += W) store(columns + i * r + j, load(x[i] + k - width + j));
-    if (width < r) store(columns + i * r + W, zero);
-  }
-  T* const first = panel + (rest - width) * r;
-  for (int j = 0; j < width; j += W)
-    for (int i = 0; i < r; i += W) transpose_lanes(columns + i * r + j, r, first + j * r + i, r);
-  for (int j = rest * r; j < r * r; j += W) store(panel + j, zero);
-  for (int j = 0; j < width; j += W)
-    for (int i = 0; i < r; i += W) transpose_lanes(panel + j * r + i, r, columns + i * r + j, r);
-}
-
-// Block by block of R features, so that all that is written lies together; the rows of the next panel are fetched from
-// memory meanwhile: shuffled rows are where no hardware expects them. `columns` may be null.
-template <class T>
-void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int n_next, int k,
-            T* panel, T* columns, std::ptrdiff_t column_stride) {
-  constexpr int W = lane_count<T>, r = R<T>;
-  const T *x[r], *next[r];
-  T block[r * r];
-  if (!columns) {
-    columns = block;
-    column_stride = 0;
-  }
-  for (int i = 0; i < r; ++i) {
-    x[i] = X + row_number(rows, first, i < n ? i : n - 1) * ld;
-    next[i] = n_next > 0 ? X + row_number(rows, first, n + (i < n_next ? i : n_next - 1)) * ld : x[i];
-  }
-  for (int f = 0; f < k; f += r, columns += column_stride, panel += r * r) {
-    if (n_next > 0)
-      for (int i = 0; i < r; ++i) prefetch(next[i] + f);
-    const int rest = k - f;
-    if (rest >= r) {
-      for (int i = 0; i < r; ++i) {
-        store(columns + i * r, load(x[i] + f));
-        store(columns + i * r + W, load(x[i] + f + W));
-      }
-    } else if (k >= r) {
-      if (rest <= W) return gather_rest<W>(x, k, rest, panel, columns);
-      return gather_rest<r>(x, k, rest, panel, columns);
-    } else {
-      for (int i = 0; i < r; ++i)
-        for (int j = 0; j < r; ++j) columns[i * r + j] = j < rest ? x[i][f + j] : T(0);
-    }
-    transpose_block(columns, panel);
-  }
-}
-
 FASTMLP_INLINE constexpr int smaller(int a, int b) { return a < b ? a : b; } // std::min is not local to this object
-
-// --- products -------------------------------------------------------------------------------------------------------
 
 // C[m][R] (+)= sum_d M[m][d] P[d][R]: the one micro-kernel. `continues`: start from C, else from the bias or 0.
 // `transposed`: M[d][m] is stored instead. If they are the `last`, `finish(i, sums)` takes the sums from their
-// registers.
+// registers, unless it wants them later.
 template <bool transposed, int m_rows, class T, class Finish>
 FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T* P, T* C, bool continues, const T* bias,
                              bool last, const Finish finish) {
@@ -113,9 +52,6 @@ FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T*
     store(C + m * r, acc[m][0]);
     store(C + m * r + W, acc[m][1]);
   }
-  if constexpr (!Finish::in_registers)
-    if (last)
-      for (int i = 0; i < m_rows * r; i += W) finish(i, load(C + i));
 }
 
 // Calls f(integral_constant m) for the row count m = 1 .. most.
@@ -125,6 +61,13 @@ template <int most, class F> FASTMLP_INLINE void with_row_count(int m, F&& f) {
   }
   f(std::integral_constant<int, most>{});
 }
+
+// All sizes of tile in one function run fastest; builds for checks compile them apart, in half the time or less.
+#ifdef FASTMLP_SEPARATE_TILES
+#define FASTMLP_TILE_CODE __attribute__((noinline))
+#else
+#define FASTMLP_TILE_CODE __attribute__((always_inline))
+#endif
 
 // n rows in equal tiles of at most `most`, larger ones first: 10 is 5 + 5, not 6 + 4. A division takes longer than the
 // rest of a short tile, so that the cut is made once for all panels.
@@ -138,7 +81,7 @@ template <int most> struct RegisterTiles {
   template <class F> __attribute__((always_inline)) void for_each(F&& f) const {
     int row = 0, tiles = larger ? larger : count;
     for (int m = rows + (larger > 0); row < n; --m, tiles = count - larger)
-      with_row_count<most>(m, [&](auto n_rows) __attribute__((always_inline)) {
+      with_row_count<most>(m, [&](auto n_rows) FASTMLP_TILE_CODE {
         for (int i = 0; i < tiles; ++i, row += n_rows.value) f(row, n_rows);
       });
   }
@@ -165,8 +108,10 @@ template <class T> struct Ahead {
   }
 };
 
-// Blocked product. `Finish{p, at}(i, sums)` takes finished sums, to be stored i from `at` in the output panels.
-template <bool transposed, class Finish, class T> FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch) {
+// Blocked product. `Finish{p, at}(i, sums)` takes finished sums, to be stored i from `at` in the output panels: from
+// their registers, or those of a block together. Not inlined: it is there once for all branches that call it.
+template <bool transposed, class Finish, class T>
+__attribute__((noinline)) void product(const PanelProduct<T>& p, T* scratch) {
   constexpr int r = R<T>, chunk = transposed ? transposed_chunk : depth_chunk;
   const auto block_of = [&](int row, int depth) -> Region<T> {
     const int n = smaller(p.n_out - row, row_block<T>), n_depth = smaller(p.n_in - depth, chunk);
@@ -193,6 +138,8 @@ template <bool transposed, class Finish, class T> FASTMLP_INLINE void product(co
           const Finish finish(p, panel * p.out_stride + (row + tile) * std::ptrdiff_t(r));
           multiply<transposed, rows.value>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias, last, finish);
         });
+        if constexpr (!Finish::in_registers)
+          if (last) Finish(p, panel * p.out_stride + row * std::ptrdiff_t(r)).block(C, n * r);
       }
     }
   }
@@ -200,7 +147,7 @@ template <bool transposed, class Finish, class T> FASTMLP_INLINE void product(co
 
 // Pre-activations through the activation, to the output panel.
 template <class A, class T> struct Activate {
-  static constexpr bool in_registers = is_cheap<A>; // the code of others is too long to repeat for each register
+  static constexpr bool in_registers = true;
   T *out, *z;
   Activate(const PanelProduct<T>& p, std::ptrdiff_t at) : out(p.out + at), z(p.z ? p.z + at : nullptr) {}
   __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
@@ -212,12 +159,27 @@ template <class A, class T> struct Activate {
 
 // Sums of deltas times the slope, in place of the activation.
 template <class A, class T> struct Differentiate {
-  static constexpr bool in_registers = A::slope_from_output;
+  static constexpr bool in_registers = true;
   T *out, *z;
   Differentiate(const PanelProduct<T>& p, std::ptrdiff_t at) : out(p.out + at), z(p.z ? p.z + at : nullptr) {}
   __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
     const Vec<T> value = load(out + i), input = z ? load(z + i) : value;
     store(out + i, sums * A::slope(input, value));
+  }
+};
+
+// Either of them for a block of sums in the level-1 cache. Code of many instructions is not worth repeating for each
+// activation and size of tile: compiling it would take longer than all the rest.
+template <template <class, class> class Finish, class T> struct Later {
+  static constexpr bool in_registers = false;
+  const PanelProduct<T>& p;
+  const std::ptrdiff_t at;
+  Later(const PanelProduct<T>& p, std::ptrdiff_t at) : p(p), at(at) {}
+  void block(const T* sums, int n) const {
+    Activations::visit(p.activation, [&](auto activation) {
+      const Finish<decltype(activation), T> finish(p, at);
+      for (int i = 0; i < n; i += lane_count<T>) finish(i, load(sums + i));
+    });
   }
 };
 
@@ -237,15 +199,21 @@ template <class F> FASTMLP_INLINE void with_activation(int number, F&& f) {
 
 template <class T> void forward(const PanelProduct<T>& p, T* scratch) {
   if (p.addend) return product<false, Add<T>>(p, scratch);
-  with_activation(p.activation,
-                  [&](auto activation) { product<false, Activate<decltype(activation), T>>(p, scratch); });
+  with_activation(p.activation, [&](auto activation) {
+    using A = decltype(activation);
+    using Finish = std::conditional_t<is_cheap<A>, Activate<A, T>, Later<Activate, T>>;
+    product<false, Finish>(p, scratch);
+  });
 }
 
 template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
   if (p.addend) return product<true, Add<T>>(p, scratch);
   if (p.activation < 0) return product<true, Activate<Identity, T>>(p, scratch);
-  Activations::visit(p.activation,
-                     [&](auto activation) { product<true, Differentiate<decltype(activation), T>>(p, scratch); });
+  Activations::visit(p.activation, [&](auto activation) {
+    using A = decltype(activation);
+    using Finish = std::conditional_t<has_cheap_slope<A>, Differentiate<A, T>, Later<Differentiate, T>>;
+    product<true, Finish>(p, scratch);
+  });
 }
 
 // G[m][R] (+)= delta . columns for m rows and `halves` registers of columns, over consecutive panels.

@@ -173,7 +173,7 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
         With ``normalization`` or ``residual``: what hidden layers learn besides, one entry for each layer, likewise.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had names that are all strings.
     n_layers_ : int
         Number of layers, input and output included.

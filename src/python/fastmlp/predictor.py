@@ -55,7 +55,7 @@ class Predictor:
         How outputs become answers.
     classes_ : array-like of shape (n_classes,) or None, default=None
         Class labels; None for "continuous".
-    feature_names_in_ : array-like of str of shape (n_features_in_,) or None, default=None
+    feature_names_in_ : array-like of str of shape (n_features,) or None, default=None
         Names of the features. A DataFrame must have these columns in this order.
     assume_finite : bool, default=False
         Skip the search for NaN and infinity in the data; what comes of them is then undefined, but never a crash.

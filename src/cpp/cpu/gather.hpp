@@ -1,0 +1,76 @@
+// Reading a batch: rows of the data, in any order, to panels and columns. Included into each kernel object, local to
+// it.
+#pragma once
+
+#include "simd.hpp"
+
+namespace fastmlp {
+namespace FASTMLP_ISA {
+namespace {
+
+FASTMLP_INLINE std::int64_t row_number(const std::int64_t* rows, std::int64_t first, int i) {
+  return rows ? rows[first + i] : first + i;
+}
+
+// The last `rest` features of rows of k, in registers that begin with earlier ones: those come out the same once more.
+// One register for each row, or two if `width` is R; of less than R features in all, these overlap.
+template <int width, class T>
+FASTMLP_INLINE void gather_rest(const T* const* x, int k, int rest, T* panel, T* columns) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  const Vec<T> zero = rounded(splat<Vec<T>>(T(0))); // unknown: no call of memset for so little
+  const int last = k - W, first = width < r ? last : k < r ? 0 : k - r;
+  FASTMLP_UNROLL
+  for (int i = 0; i < r; ++i) {
+    store(columns + i * r, load(x[i] + first));
+    store(columns + i * r + W, width < r ? zero : load(x[i] + last));
+  }
+  T* const origin = panel + (rest - k) * r;
+  for (int i = 0; i < r; i += W) {
+    transpose_lanes(columns + i * r, r, origin + first * r + i, r);
+    if (width == r) transpose_lanes(columns + i * r + W, r, origin + last * r + i, r);
+  }
+  for (int j = rest * r; j < r * r; j += W) store(panel + j, zero);
+  for (int j = 0; j < width; j += W)
+    for (int i = 0; i < r; i += W) transpose_lanes(panel + j * r + i, r, columns + i * r + j, r);
+}
+
+// Block by block of R features, so that all that is written lies together; the rows of the next panel are fetched from
+// memory meanwhile: shuffled rows are where no hardware expects them. `columns` may be null.
+template <class T>
+void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int n_next, int k,
+            T* panel, T* columns, std::ptrdiff_t column_stride) {
+  constexpr int W = lane_count<T>, r = R<T>, line = 64 / int(sizeof(T));
+  const T *x[r], *next[r];
+  T block[r * r];
+  if (!columns) {
+    columns = block;
+    column_stride = 0;
+  }
+  for (int i = 0; i < r; ++i) {
+    x[i] = X + row_number(rows, first, i < n ? i : n - 1) * ld;
+    next[i] = n_next > 0 ? X + row_number(rows, first, n + (i < n_next ? i : n_next - 1)) * ld : x[i];
+  }
+  for (int f = 0; f < k; f += r, columns += column_stride, panel += r * r) {
+    if (n_next > 0)
+      for (int j = 0; j < r; j += line)
+        for (int i = 0; i < r; ++i) prefetch(next[i] + f + j);
+    const int rest = k - f;
+    if (rest >= r) {
+      for (int i = 0; i < r; ++i) {
+        store(columns + i * r, load(x[i] + f));
+        store(columns + i * r + W, load(x[i] + f + W));
+      }
+    } else if (k >= W) {
+      if (rest <= W) return gather_rest<W>(x, k, rest, panel, columns);
+      return gather_rest<r>(x, k, rest, panel, columns);
+    } else {
+      for (int i = 0; i < r; ++i)
+        for (int j = 0; j < r; ++j) columns[i * r + j] = j < rest ? x[i][f + j] : T(0);
+    }
+    transpose_block(columns, panel);
+  }
+}
+
+} // namespace
+} // namespace FASTMLP_ISA
+} // namespace fastmlp
