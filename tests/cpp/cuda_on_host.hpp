@@ -3,9 +3,9 @@
 //
 // Each thread of a kernel's block is a fiber with a stack of its own. It runs until it waits for others or is done;
 // then another one that may run goes on: which one, `schedule_seed` decides, as well as the order of the blocks. What a
-// kernel computes must not depend on it: a missing barrier shows as bits that change with the seed. Dynamic shared
-// memory is filled with NaN before a block, and what lies behind it is watched. Barriers that not all threads reach, or
-// at different places, are errors.
+// kernel computes must not depend on it: a missing barrier shows as bits that change with the seed. Shared memory is
+// filled with NaN before a block, and what lies behind its dynamic part is watched. Barriers that not all threads
+// reach, or at different places, are errors.
 #pragma once
 
 #include <ucontext.h>
@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -29,7 +30,11 @@
 #define FASTMLP_GRID_CONSTANT
 #define FASTMLP_DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(fastmlp::cuda::on_host::shared_memory())
 #define __device__
-#define __shared__ static // blocks run one after another
+#define __shared__ static // blocks run one after another; FASTMLP_SHARED is the stricter way
+#define FASTMLP_SHARED(T, name, dimensions)                                                                            \
+  static const int name##_number = fastmlp::cuda::on_host::n_shared++;                                                 \
+  using name##_type = T dimensions;                                                                                    \
+  name##_type& name = fastmlp::cuda::on_host::block->shared_object<name##_type>(name##_number)
 #define __launch_bounds__(...)
 
 struct dim3 {
@@ -48,6 +53,7 @@ struct Grid {
 namespace on_host {
 
 inline unsigned schedule_seed = 0; // 0: threads and blocks in their order
+inline int n_shared = 0;           // objects in shared memory that kernels have named
 
 constexpr int warp_lanes = 32;
 constexpr std::size_t stack_bytes = 128 * 1024, guard_bytes = 256;
@@ -113,6 +119,16 @@ public:
 
   void run(unsigned seed);
 
+  // The object of that number, the same for all threads; filled with ones, which are NaN, before anyone writes to it.
+  template <class T> T& shared_object(int object) {
+    std::vector<std::max_align_t>& room = objects[object];
+    if (room.empty()) {
+      room.resize(std::size_t(sizeof(T)) / (sizeof(std::max_align_t)) + 1);
+      std::memset(static_cast<void*>(room.data()), 0xff, room.size() * sizeof(std::max_align_t));
+    }
+    return *reinterpret_cast<T*>(room.data());
+  }
+
   Warp& warp() { return *warps[std::size_t(current->number / warp_lanes)]; }
   int lane() const { return current->number % warp_lanes; }
 
@@ -149,6 +165,7 @@ private:
   std::vector<unsigned char> shared;
   std::size_t shared_bytes = 0;
   std::vector<std::unique_ptr<Warp>> warps;
+  std::map<int, std::vector<std::max_align_t>> objects;
   std::vector<Fiber> fibers;
   std::vector<int> runnable;
   std::string failure;

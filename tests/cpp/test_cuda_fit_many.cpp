@@ -199,7 +199,8 @@ void test_other_ways() {
   check(worst < 1e-3, "many fits with their state in global memory");
 }
 
-void test_stopping() {
+void test_stopping(unsigned seed) {
+  on_host::schedule_seed = seed;
   const Rows rows;
   const Setting setting{"sgd", false, 227 * 1024};
   std::vector<Model> models = models_of(setting);
@@ -212,6 +213,7 @@ void test_stopping() {
   check(said[0].stopped && said[0].n_iter == 3 && models[0].losses[3] == -1, "no improvement stops one model");
   check(said[1].state.failed == 1 && said[1].state.t == 0 && std::isnan(models[1].losses[0]), "NaN stops another");
   check(!said[2].stopped && said[2].n_iter == n_epochs, "and the third goes on");
+  on_host::schedule_seed = 0;
 }
 
 } // namespace
@@ -220,7 +222,7 @@ void test_cuda_fit_many() {
   for (const std::string& optimizer : Optimizers::names())
     test_against_cpu({optimizer, optimizer == "sgd" || optimizer == "adamw", 227 * 1024});
   test_other_ways();
-  test_stopping();
+  for (unsigned seed : {0, 1, 2, 3}) test_stopping(seed);
 }
 
 } // namespace fastmlp

@@ -22,7 +22,7 @@ constexpr int most_warps = 32;
 
 // Whether this block is the last of n that come here; then it sees what the others wrote. Every thread must call it.
 FASTMLP_DEVICE bool is_last_block(unsigned* arrived, unsigned n) {
-  __shared__ bool last;
+  FASTMLP_SHARED(bool, last, );
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {

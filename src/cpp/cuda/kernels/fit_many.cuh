@@ -49,8 +49,7 @@ FASTMLP_DEVICE void batch_gradient(const FusedBlock<precision>& block, FitShared
     pass_tile(block, shared.batch, first, gradients, loss, weight);
   gradients.write(block.plan, shared.parameters.gradient);
   loss = block_sum(loss, shared.room);
-  weight = block_sum(weight, shared.room);
-  __syncthreads();
+  weight = block_sum(weight, shared.room); // behind its barriers the gradient is complete
 }
 
 // A step of the optimizer; returns the sum of the squared weights before it, the same in all threads.
@@ -88,7 +87,7 @@ template <Precision precision>
 FASTMLP_KERNEL __launch_bounds__(fused_threads, 1)
     fit_many(const FASTMLP_GRID_CONSTANT FusedPlan plan, const FASTMLP_GRID_CONSTANT FitData data) {
   FASTMLP_DYNAMIC_SHARED(unsigned char, memory);
-  __shared__ FitShared shared;
+  FASTMLP_SHARED(FitShared, shared, );
   FitModel& model = data.models[blockIdx.x];
   const FusedBlock<precision> block{plan, memory};
   const Parameters<float>& p = shared.parameters;
@@ -108,8 +107,7 @@ FASTMLP_KERNEL __launch_bounds__(fused_threads, 1)
       batch_gradient(block, shared, loss, weight);
       const bool moves = weight != 0 && loss == loss;
       if (moves) squares = fit_step(p, model, data.optimizer, weight, shared.room);
-      __syncthreads();
-      if (moves) block.load_weights(p.w);
+      if (moves) block.load_weights(p.w); // fit_step's last sum has waited for all weights
       const double scale = weight != 0 ? 1 / weight : 0;
       const double mean = weight != 0 ? loss * scale : 0, penalty = 0.5 * double(model.alpha) * squares * scale;
       sum += (mean / data.loss_share + penalty) * n;

@@ -232,7 +232,7 @@ template <Precision precision, int slots>
 FASTMLP_KERNEL __launch_bounds__(fused_threads, fused_blocks_at_once(slots))
     fused_step(const FASTMLP_GRID_CONSTANT FusedPlan plan, const FASTMLP_GRID_CONSTANT FusedData data) {
   FASTMLP_DYNAMIC_SHARED(unsigned char, memory);
-  __shared__ double room[most_warps];
+  FASTMLP_SHARED(double, room, [most_warps]);
   const FusedBlock<precision> block{plan, memory};
   FusedGradients<slots> gradients;
   double loss = 0, weight = 0;

@@ -3,6 +3,7 @@
 //
 //   FASTMLP_KERNEL                      before a kernel's name
 //   FASTMLP_DEVICE                      before a function that kernels call
+//   FASTMLP_SHARED(T, name, [n])        `T name[n]` in shared memory; without [n], one
 //   FASTMLP_DYNAMIC_SHARED(T, name)     `T* name`: the shared memory whose size the launch gives
 //   FASTMLP_GRID_CONSTANT               before a large parameter that is only read, which then is not copied
 //   FASTMLP_UNROLL, FASTMLP_ROLLED      before a loop that is to be unrolled, or not
@@ -29,6 +30,7 @@
 
 #define FASTMLP_KERNEL static __global__ void
 #define FASTMLP_DEVICE static __device__ __forceinline__
+#define FASTMLP_SHARED(T, name, dimensions) __shared__ T name dimensions
 #define FASTMLP_GRID_CONSTANT __grid_constant__
 #define FASTMLP_UNROLL _Pragma("unroll")
 #define FASTMLP_ROLLED _Pragma("unroll 1")

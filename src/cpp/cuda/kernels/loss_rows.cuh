@@ -67,7 +67,7 @@ template <class T, class A>
 FASTMLP_KERNEL loss_rows(OutputRows<T> out, BatchRows rows, Targets<T> targets, int R, T* room, A* delta, int ld_delta,
                          double* partials, StepState* state) {
   FASTMLP_DYNAMIC_SHARED(T, shared);
-  __shared__ double sums[most_warps];
+  FASTMLP_SHARED(double, sums, [most_warps]);
   const LossPanel<T> panel = panel_of(out, R, shared, room);
   enter_outputs(out, panel);
   enter_targets(out, rows, targets, panel);

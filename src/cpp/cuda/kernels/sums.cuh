@@ -15,7 +15,7 @@ inline Grid chunk_per_block(int n_rows, int n) {
 
 // The sum of x over the threads that stand for one unit, in those with threadIdx.y == 0. Every thread must call it.
 template <class S> FASTMLP_DEVICE S sum_over_chunk(S x) {
-  __shared__ S room[rows_at_once][warp_size];
+  FASTMLP_SHARED(S, room, [rows_at_once][warp_size]);
   __syncthreads();
   room[threadIdx.y][threadIdx.x] = x;
   __syncthreads();

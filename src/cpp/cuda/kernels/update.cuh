@@ -61,7 +61,7 @@ FASTMLP_DEVICE double scale_of(const StepState& state) { return state.weight != 
 
 // Where gradients are clipped by their length: gradient = (gradient + alpha w) / weight, and the sum of its squares.
 template <class T> FASTMLP_KERNEL finish_gradient(Parameters<T> p, T alpha, double* partials, StepState* state) {
-  __shared__ double room[most_warps];
+  FASTMLP_SHARED(double, room, [most_warps]);
   const T scale = T(scale_of(*state));
   double squares = 0;
   for_each_of_thread(p.n, [&](std::ptrdiff_t i) {
@@ -102,7 +102,7 @@ FASTMLP_DEVICE void end_step(StepState* state, double alpha, double squares, int
 }
 
 template <class T> FASTMLP_KERNEL update(Parameters<T> p, UpdateHow<T> how, StepState* state) {
-  __shared__ double room[most_warps];
+  FASTMLP_SHARED(double, room, [most_warps]);
   if (state->failed != 0) return;                       // all blocks alike: it changes when all have arrived
   const bool clips = how.clip_norm < how.clip_norm + 1; // not infinite
   double squares = 0;
