@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ random = np.random.RandomState(0)
 X = random.randn(60, 5)
 y = X @ random.randn(5) + 1
 QUICK = {"hidden_layer_sizes": (6,), "max_iter": 3, "random_state": 0, "tol": 0}
+# of this machine, or of the package nvidia-cuda-cuobjdump
+WHERE_TOOLS_ARE = os.pathsep.join([os.environ["PATH"], os.path.join(sysconfig.get_path("purelib"), "nvidia/cu13/bin")])
+CUOBJDUMP = shutil.which("cuobjdump", path=WHERE_TOOLS_ARE)
 built = pytest.mark.skipif(not LIBRARY.exists(), reason="built without the GPU engine")
 
 
@@ -267,10 +271,10 @@ def test_it_is_small():
 
 
 @built
-@pytest.mark.skipif(not shutil.which("cuobjdump"), reason="cuobjdump is not installed")
+@pytest.mark.skipif(not CUOBJDUMP, reason="cuobjdump is not installed")
 def test_it_holds_code_for_the_promised_gpus():
     def architectures(kind):
-        listed = subprocess.run(["cuobjdump", f"--list-{kind}", LIBRARY], capture_output=True, text=True, check=True)
+        listed = subprocess.run([CUOBJDUMP, f"--list-{kind}", LIBRARY], capture_output=True, text=True, check=True)
         return set(re.findall(r"\.(sm_\d+a?)\.", listed.stdout))
 
     assert architectures("elf") >= {"sm_80", "sm_90"}
