@@ -15,7 +15,6 @@
 
 #include <array>
 #include <cmath>
-#include <iterator>
 #include <limits>
 
 namespace fastmlp {
