@@ -3,7 +3,6 @@
 A lesson without a check here is still run. A check gets the names that the lesson leaves behind.
 """
 
-import doctest
 import gzip
 import json
 import subprocess
@@ -17,7 +16,6 @@ pytest.importorskip("matplotlib", reason="lessons draw with matplotlib")
 import matplotlib as mpl
 
 from fastmlp import Network
-from fastmlp import examples
 from fastmlp.examples import __main__ as runner
 from fastmlp.examples import blocks, data, quick
 from fastmlp.examples.report import Lesson, html, prose
@@ -354,13 +352,6 @@ def test_data_from_openml(monkeypatch):
     X, y = data.semeion()
     assert (X.min(), X.max(), X.dtype) == (0, 1, np.float32)
     np.testing.assert_array_equal(y, labels - 1)
-
-
-def test_the_examples_in_the_docstrings():
-    for module in (examples, blocks):
-        results = doctest.testmod(module)
-        assert results.attempted
-        assert not results.failed
 
 
 def test_results_are_json(tmp_path):
