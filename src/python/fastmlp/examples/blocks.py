@@ -19,6 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+DOTS_PER_INCH = 150  # of pictures
+
 
 @dataclass
 class Block:
@@ -123,7 +125,7 @@ def _take_pictures() -> list[str]:
     pictures = []
     for number in pyplot.get_fignums():
         picture = io.BytesIO()
-        pyplot.figure(number).savefig(picture, format="png")
+        pyplot.figure(number).savefig(picture, format="png", dpi=DOTS_PER_INCH)
         pictures.append(base64.b64encode(picture.getvalue()).decode())
     pyplot.close("all")
     return pictures

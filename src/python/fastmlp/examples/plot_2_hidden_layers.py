@@ -18,6 +18,7 @@ from sklearn.datasets import make_moons
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
+from threadpoolctl import threadpool_limits
 
 from fastmlp import MLPClassifier
 from fastmlp.examples import quick
@@ -117,7 +118,8 @@ errors = {name: np.zeros((len(networks), 4)) for name in linear}
 for i, network in enumerate(networks):
     for layer in range(4):
         for name, classifier in linear.items():
-            classifier.fit(view(network, X_train, layer), y_train)
+            with threadpool_limits(1):  # of so small matrices threads would only wait for each other
+                classifier.fit(view(network, X_train, layer), y_train)
             errors[name][i, layer] = 1 - classifier.score(view(network, X_test, layer), y_test)
 print(f"{'misread from':<28}" + "".join(f"{name:>22}" for name in linear))
 for layer in range(4):

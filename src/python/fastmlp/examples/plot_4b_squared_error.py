@@ -47,7 +47,7 @@ for name, neuron in neurons.items():
 figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), subplot_kw={"projection": "3d"})
 for ax, (name, surface) in zip(axes, surfaces.items(), strict=True):
     ax.plot_surface(*np.meshgrid(grid, grid), surface, cmap="cividis", rcount=80, ccount=80, linewidth=0)
-    ax.set(xlabel="weight", ylabel="bias", title=name, xticks=[-10, 0, 10], yticks=[-10, 0, 10])
+    ax.set(xlabel="weight", ylabel="bias", zlabel="loss", title=name, xticks=[-10, 0, 10], yticks=[-10, 0, 10])
     ax.locator_params(axis="z", nbins=4)
     ax.view_init(elev=30, azim=-60)
 

@@ -114,8 +114,8 @@ print(f"{'1 layer, 10 x the epochs':<24}{late.mean():>13.1f} ± {late.std():<4.1
 #   are harder to train. Eight times the parameters in one layer leave 59 %, ten times the epochs 42 %.
 # - The digits do not. One layer is as good as any here, and more neurons are better than more layers.
 #
-# So depth pays where the task is done in steps, each made of the results of the last, as speech goes from sounds to
-# words; and where there are enough examples to learn the steps from. There is no law. Try it (lesson 9).
+# So depth seems to pay where a task is done in steps, each made of the results of the last, as speech goes from sounds
+# to words, and where there are enough examples to learn the steps from. There is no law: try it (lesson 9).
 #
 # Dots are means, bars standard deviations. Beside them the published table for speech: its circles cost more the deeper
 # they are, and its squares are single layers of the same price.

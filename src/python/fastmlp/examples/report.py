@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +13,7 @@ import numpy
 import sklearn
 
 import fastmlp
-from fastmlp.examples.blocks import Block
+from fastmlp.examples.blocks import DOTS_PER_INCH, Block
 
 STYLE = """
 :root { --ink: #22303c; --muted: #6f7d89; --pale: #e8ebee; --accent: #0072B2; }
@@ -98,10 +99,17 @@ def _block(block: Block) -> str:
         parts.append(f"<details><summary>code</summary><pre>{escape(block.code)}</pre></details>")
     if block.printed:
         parts.append(f'<pre class="printed">{escape(block.printed.rstrip())}</pre>')
-    parts += [f'<img alt="" src="data:image/png;base64,{picture}">' for picture in block.pictures]
+    parts += map(_picture, block.pictures)
     if block.error:
         parts.append(f'<pre class="error">{escape(block.error)}</pre>')
     return "".join(parts)
+
+
+def _picture(picture: str) -> str:
+    width = (
+        int.from_bytes(b64decode(picture[:32])[16:20], "big") * 96 // DOTS_PER_INCH
+    )  # the same size of letters in all
+    return f'<img alt="" width="{width}" src="data:image/png;base64,{picture}">'
 
 
 def prose(text: str) -> str:
@@ -136,4 +144,4 @@ def inline(text: str) -> str:
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"<code>\1</code>", text)
     text = re.sub(r"`([^`<]+?)\s*&lt;(.+?)&gt;`_+", r'<a href="\2">\1</a>', text)
     text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text)
-    return re.sub(r"(?<!\w)\*(\S(?:.*?\S)?)\*(?!\w)", r"<em>\1</em>", text)
+    return re.sub(r"(?<!\w)\*([^*\s](?:[^*]*[^*\s])?)\*(?!\w)", r"<em>\1</em>", text)
