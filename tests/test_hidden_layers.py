@@ -333,6 +333,20 @@ def test_an_epoch_is_the_plain_loop_bit_for_bit(normalization, dtype):
         np.testing.assert_array_equal(ours[:n], theirs[:n])
 
 
+def test_a_batch_without_weight_changes_nothing(dtype):
+    """Not even what the running statistics of batch norm remember."""
+    net = deep((4, 6, 6, 3), "tanh", "log_loss", "batch_norm")
+    flat, X, y, _ = problem(net, 20, dtype)
+    fits = []
+    for n, weights in [(10, None), (20, np.repeat([1, 0], 10).astype(dtype))]:
+        trained = flat.copy()
+        settings = options(batch_size=10, max_iter=1, shuffle=False)
+        data = X[:n], y[:n], weights
+        engine_of(net, dtype).train(trained, new_slots("adam", flat), *data, None, None, generator(), settings, None)
+        fits.append(trained)
+    np.testing.assert_array_equal(*fits)
+
+
 def test_weights_count_like_repeats():
     """Also for the statistics of batch norm."""
     for normalization in NORMALIZATIONS:

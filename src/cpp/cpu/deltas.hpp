@@ -172,6 +172,7 @@ private:
       });
       layer.unit_statistics.data()[j] = T(mean);
       layer.unit_statistics.data()[n + j] = T(1 / std::sqrt(squares / weight + normalization_epsilon));
+      if (batch.weight == 0) continue; // it says nothing
       layer.running_mean[j] += T(running_share * (mean - double(layer.running_mean[j])));
       layer.running_variance[j] += T(running_share * (squares / others - double(layer.running_variance[j])));
     }
