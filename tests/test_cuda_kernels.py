@@ -19,7 +19,10 @@ ARCHITECTURES = [80, 90]
 MOST_REGISTERS = 255  # of a thread; blocks of 256 threads then still fit
 
 NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
-needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: neither $CUDACXX nor on the path")
+needs_nvcc = pytest.mark.skipif(
+    NVCC is None or not os.environ.get("FASTMLP_TEST_CUDA_KERNELS"),
+    reason="compiling takes minutes: needs nvcc, in $CUDACXX or on the path, and FASTMLP_TEST_CUDA_KERNELS=1",
+)
 needs_cuobjdump = pytest.mark.skipif(not shutil.which("cuobjdump"), reason="cuobjdump is not installed")
 
 
