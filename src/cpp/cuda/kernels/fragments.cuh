@@ -27,7 +27,8 @@ FASTMLP_DEVICE void mma_bf16(float* c, const std::uint32_t* a, const std::uint32
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 // Four 8 x 8 matrices of 16-bit numbers: lanes 8 m .. 8 m + 7 say where the rows of matrix m are, 16 bytes each. In
-// word m a lane gets numbers (g, 2t), (g, 2t + 1) of matrix m, or of its transpose.
+// word m a lane gets numbers (g, 2t), (g, 2t + 1) of matrix m, or of its transpose. With numbers of 32 bits the
+// matrices are 8 x 4, and the word is number (g, t).
 template <bool transposed> FASTMLP_DEVICE void load_matrices(std::uint32_t* x, const void* row) {
   const unsigned at = unsigned(__cvta_generic_to_shared(row));
   if constexpr (transposed)
