@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import machine
+from compare import start
 from libraries import Training
 from worker import Worker, time_fits
 from workloads import WORKLOADS, Workload, make_data
@@ -36,9 +37,14 @@ def main() -> None:
         print_memory(name, WORKLOADS[name])
 
 
+def fastmlp_on(workload: Workload) -> Worker:
+    """Return a process in which fastmlp has trained the workload once."""
+    return Worker("fastmlp", start, "fastmlp", workload)
+
+
 def print_tiny_fit(n_fits: int) -> None:
     """Print where the time of one epoch on iris goes."""
-    with Worker("fastmlp", WORKLOADS["iris"]) as worker:
+    with fastmlp_on(WORKLOADS["iris"]) as worker:
         worker.receive()
         outside, parameters, data = worker.ask(outside_the_loop, n_fits)
     print(
@@ -85,7 +91,7 @@ def print_two_processes(name: str, workload: Workload, n_rounds: int, seconds: f
     """Print what two trainings at once lose against one after the other; each uses all cores."""
     n_threads = len(machine.ALLOWED_CPUS)
     losses = []
-    with Worker("fastmlp", workload) as first, Worker("fastmlp", workload) as second:
+    with fastmlp_on(workload) as first, fastmlp_on(workload) as second:
         workers = first, second
         for worker in workers:
             worker.receive()
@@ -110,7 +116,7 @@ def use_threads(training: Training, n_threads: int) -> None:
 
 def print_memory(name: str, workload: Workload) -> None:
     """Print the peak of a fit beside what it may need: four numbers a parameter, and the buffers of a batch."""
-    with Worker("fastmlp", WORKLOADS["iris"]) as worker:  # modules and threads are there before it is measured
+    with fastmlp_on(WORKLOADS["iris"]) as worker:  # modules and threads are there before it is measured
         worker.receive()
         taken = worker.ask(peak_of_a_fit, workload)
     if taken is None:
