@@ -10,6 +10,8 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse
+from test_trainer import generator
+from test_trainer import options as trainer_options
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, _core
@@ -125,29 +127,12 @@ def test_odd_sizes(library, sizes, n_rows):
 
 # --- training -------------------------------------------------------------------------------------------------------
 
-OPTIONS = {
-    "learning_rate": 0.01,
-    "learning_rate_init": 0.01,
-    "schedule": "constant",
-    "power_t": 0.5,
-    "t": 0,
-    "n_samples_seen": 0,
+TRAINING = {
     "alpha": 0.01,
     "batch_size": 16,
-    "max_iter": 3,
-    "max_seconds": np.inf,
-    "shuffle": True,
-    "tol": 0.0,
     "n_iter_no_change": 10.0,
-    "dropout_seed": 0,
-    "no_improvement_count": 0,
-    "best_loss": np.inf,
-    "best_validation_score": -np.inf,
     "score": "loss",
     "early_stopping": False,
-    "clip_norm": np.inf,
-    "clip_value": np.inf,
-    "ema_decay": 0.0,
     "report_batch_losses": True,
 }
 
@@ -158,17 +143,14 @@ def trained(engine, network, dtype, optimizer="adam", rows=None, weights=None, n
     if spoilt is not None:
         X[spoilt] = np.finfo(dtype).max  # sums of it are not finite
     weights = drawn if weights is True else weights
-    random = np.random.RandomState(1)
     n_slots = len(entry["slots"]) + (options.get("ema_decay", 0) > 0)
     slots = [np.zeros(network.n_parameters, dtype) for _ in range(n_slots)]
     if options.get("ema_decay", 0) > 0:
         slots[-1][: network.n_trainable] = in_slot_order(network, parameters)[: network.n_trainable]
-    key, position = random.get_state()[1:3]
-    stream = _core.MT19937(key, position)
     validation = np.arange(0, n_rows, 5, dtype=np.int64) if options.get("early_stopping") else None
     rows = None if rows is None else rows.copy()
-    settings = OPTIONS | {"optimizer": optimizer, "hyperparameters": entry["hyperparameters"]} | options
-    outcome = engine.train(parameters, slots, X, y, weights, rows, validation, stream, settings, None)
+    settings = trainer_options(optimizer, **(TRAINING | options))
+    outcome = engine.train(parameters, slots, X, y, weights, rows, validation, generator(1), settings, None)
     return outcome, parameters, slots
 
 
