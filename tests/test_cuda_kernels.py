@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from test_cuda import CUOBJDUMP, WHERE_TOOLS_ARE
 
 ROOT = Path(__file__).parents[1]
 CUDA = ROOT / "src" / "cpp" / "cuda"
@@ -23,7 +24,10 @@ needs_nvcc = pytest.mark.skipif(
     NVCC is None or not ARCHITECTURES,
     reason="compiling takes minutes: needs nvcc, in $CUDACXX or on the path, and FASTMLP_TEST_CUDA_KERNELS=80,90",
 )
-needs_cuobjdump = pytest.mark.skipif(not shutil.which("cuobjdump"), reason="cuobjdump is not installed")
+needs_cuobjdump = pytest.mark.skipif(
+    not CUOBJDUMP or not shutil.which("nvdisasm", path=WHERE_TOOLS_ARE),
+    reason="cuobjdump is not installed, or nvdisasm, which it needs",
+)
 
 
 def name_of(path):
@@ -84,7 +88,7 @@ def test_products_are_those_of_the_name(compiled):
 @needs_cuobjdump
 def test_tensor_cores_are_used(compiled):
     source, _, _, output = compiled
-    sass = subprocess.run(["cuobjdump", "-sass", output], capture_output=True, text=True, check=True).stdout
+    sass = subprocess.run([CUOBJDUMP, "-sass", output], capture_output=True, text=True, check=True).stdout
     assert ("HMMA" in sass) == (wanted_products(source) is not None)
 
 
