@@ -189,6 +189,9 @@ private:
     lap.last = ticks();
     for (int p = int(part(n_panels, team)); p < end; p += panels_per_block)
       compute_deltas({rows, 0, batch_size}, p, std::min(panels_per_block, end - p), own, lap);
+    const bool shared = tiles.is_shared(space, batch_size, team);
+    if (shared) tiles.gradients_for_other(space, batch_size, team);
+    lap(gradient[0]);
     team.barrier();
     lap(wait);
     const Step<T> step(state.rule, 1000);
@@ -207,7 +210,10 @@ private:
           __builtin_prefetch(state.data.X.data() + next[row] * network.n_inputs() + column);
       }
       lap(ahead);
-      tiles.gradient(space, batch_size, tile, own);
+      if (shared)
+        tiles.shared_gradient(space, batch_size, at, team, own);
+      else
+        tiles.gradient(space, batch_size, tile, own);
       const Parameter<T>& parameter = tiles.parameter_of(tile);
       lap(parameter.is_matrix() ? gradient[parameter.layer] : bias);
       tiles.update(at, step, 1e-4, 1.0 / batch_size, own);

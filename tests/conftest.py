@@ -72,10 +72,9 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture(params=_core.config()["instruction_sets"])
 def instruction_set(request):
     """Run the test with the kernels of each instruction set that this machine has."""
-    chosen = _core.config()["instruction_set"]
     _core.set_instruction_set(request.param)
     yield request.param
-    _core.set_instruction_set(chosen)
+    _core.set_instruction_set(os.environ.get("FASTMLP_ISA") or "auto")
 
 
 @pytest.fixture

@@ -171,11 +171,27 @@ template <class T> struct Check {
         expected_bias[neuron] += delta;
         for (int f = 0; f < n_columns; ++f) expected[neuron * n_columns + f] += delta * double(columns[row * R + f]);
       }
-    k.weight_gradient(deltas.data(), stride, columns.data(), n_rows, n, n_columns, G.data());
+    k.weight_gradient(deltas.data(), stride, columns.data(), n_rows, n, n_columns, false, G.data());
+    const auto doubled = [](Array<T> once, const Array<T>& twice) {
+      for (T& sum : once) sum += sum;
+      return once == twice;
+    };
+    Array<T> twice = G;
+    k.weight_gradient(deltas.data(), stride, columns.data(), n_rows, n, n_columns, true, twice.data());
+    bool adds = true;
+    for (int neuron = 0; neuron < n; ++neuron)
+      for (int f = 0; f < n_columns; ++f) adds = adds && twice[neuron * R + f] == 2 * G[neuron * R + f];
+    check(adds, named("weight_gradient that adds", n_columns, n));
     for (int neuron = 0; neuron < n; ++neuron)
       weights.insert(weights.end(), &G[neuron * R], &G[neuron * R] + n_columns);
     check_close(weights, expected, named("weight_gradient", n_columns, n));
-    k.bias_gradient(deltas.data(), stride, n_panels, n, g.data());
+    k.bias_gradient(deltas.data(), stride, n_panels, n, false, g.data());
+    twice = g;
+    k.bias_gradient(deltas.data(), stride, n_panels, n, true, twice.data());
+    check(doubled(g, twice), named("bias_gradient that adds", R, n));
+    k.add(g.data(), padded(n), g.data());
+    check(g == twice, named("add", R, n));
+    for (T& sum : g) sum /= 2;
     g.resize(n);
     check_close(g, expected_bias, named("bias_gradient", R, n));
   }

@@ -26,7 +26,7 @@ namespace {
 template <class T> class CpuEngine final : public Engine<T> {
 public:
   CpuEngine(const Network& network, int n_threads)
-      : network(network), kernels(fastmlp::kernels<T>()), R(kernels.rows), requested_threads(n_threads),
+      : network(network), kernels(kernels_for<T>(network.n_parameters)), R(kernels.rows), requested_threads(n_threads),
         propagation(this->network, kernels), layers(propagation.layers), deltas(propagation), tiles(propagation) {
     std::ptrdiff_t per_row = 0; // elements of workspace
     for (int l = 0; l < network.n_layers(); ++l) {
@@ -161,6 +161,8 @@ private:
                                    std::max<std::int64_t>((rows + R - 1) / R, 1)));
     make_scratch(n_threads);
     tiles.plan(double(rows));
+    if (sparse && tiles.first_half(int(rows)) > 0)
+      first_half_gradient = AlignedArray<T>(std::size_t(round_up(layers[0].n_in, R) * layers[0].ldt));
     return n_threads;
   }
 
@@ -188,6 +190,8 @@ private:
           end = wall_seconds() - start > seconds;
           until_look = look;
         }
+        if (tiles.is_shared(deltas.space, int(batch.rows.n), team))
+          tiles.gradients_for_other(deltas.space, int(batch.rows.n), team);
         team.barrier();
         if (failed) break;
         const bool last = end;
@@ -220,13 +224,24 @@ private:
   void sparse_gradient(const Batch<T>& batch, const Team& team) {
     if (!deltas.space.sparse) return;
     const Matrix<T>& X = batch.data.X;
-    const int blocks = int(round_up(layers[0].n_out, R)) / R;
+    const RowRange& rows = batch.rows;
+    const int blocks = int(round_up(layers[0].n_out, R)) / R, half = tiles.first_half(int(rows.n)) * R;
     const int end = int(part(blocks, team, 1));
-    for (int block = int(part(blocks, team)); block < end; ++block)
-      kernels.weight_gradient_sparse(
-          {X.data, X.indices, X.indptr, batch.rows.numbers, batch.rows.first, int(batch.rows.n)},
-          deltas.space.first_deltas.data() + block * deltas.space.column_stride, block,
-          deltas.space.first_gradient.data(), layers[0].ldt, layers[0].n_in);
+    for (int block = int(part(blocks, team)); block < end; ++block) {
+      const auto gradient_of = [&](int first, int n, T* G) {
+        const T* deltas_of_block = deltas.space.first_deltas.data() + block * deltas.space.column_stride;
+        kernels.weight_gradient_sparse({X.data, X.indices, X.indptr, rows.numbers, rows.first + first, n},
+                                       deltas_of_block + first * R, block, G, layers[0].ldt, layers[0].n_in);
+      };
+      T* const G = deltas.space.first_gradient.data();
+      gradient_of(half, int(rows.n) - half, G);
+      if (half == 0) continue;
+      gradient_of(0, half, first_half_gradient.data());
+      for (int k = 0; k < layers[0].n_in; ++k) {
+        const std::ptrdiff_t at = k * layers[0].ldt + block * R;
+        kernels.add(first_half_gradient.data() + at, R, G + at);
+      }
+    }
     team.barrier();
   }
 
@@ -255,13 +270,16 @@ private:
     std::int64_t row = part(next.n_panels, team) * R;
     const std::int64_t end = next.data.X.indptr ? row : std::min(part(next.n_panels, team, 1) * R, next.rows.n),
                        n_rows = n_tiles ? (end - row + n_tiles - 1) / n_tiles : 0;
-    const bool clips = rule.clip_norm < infinity;
+    const bool clips = rule.clip_norm < infinity, shared = tiles.is_shared(deltas.space, int(batch.rows.n), team);
     tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
       T* G = clips ? gradients.data() + tiles.gradient_start(i) : scratch[team.thread].data();
       tiles.prefetch(i + 1);
       prefetch(next, row, std::min(row + n_rows, end));
       row += n_rows;
-      tiles.gradient(deltas.space, int(batch.rows.n), tile, G);
+      if (shared)
+        tiles.shared_gradient(deltas.space, int(batch.rows.n), i, team, G);
+      else
+        tiles.gradient(deltas.space, int(batch.rows.n), tile, G);
       if (clips)
         tiles.keep_gradient(i, alpha, scale, G);
       else
@@ -304,6 +322,7 @@ private:
   Tiles<T> tiles;
   std::vector<AlignedArray<T>> scratch; // per thread
   AlignedArray<T> gradients;            // of all tiles, where steps depend on their length
+  AlignedArray<T> first_half_gradient;  // of sparse input
 };
 
 } // namespace

@@ -12,8 +12,8 @@ class HessianVectorProduct {
 public:
   HessianVectorProduct(const Network& network, const double* flat, const double* vector, const Dataset<double>& data,
                        double* out)
-      : network(network), kernels(fastmlp::kernels<double>()), last(network.n_layers()), flat(flat), vector(vector),
-        data(data), weight(sum_of_weights(data, nullptr, 0, data.X.n_rows)), out(out) {
+      : network(network), kernels(kernels_for<double>(network.n_parameters)), last(network.n_layers()), flat(flat),
+        vector(vector), data(data), weight(sum_of_weights(data, nullptr, 0, data.X.n_rows)), out(out) {
     for (int l = 0; l < last; ++l) {
       const int n_in = network.sizes[l], n_out = network.sizes[l + 1];
       weights.emplace_back(flat, vector, network.coefs[l], n_in, n_out, kernels.rows);

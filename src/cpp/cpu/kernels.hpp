@@ -135,11 +135,12 @@ template <class T> struct Kernels {
   // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses.
   double (*loss)(const RowLoss& loss, T* z, const T* y, const T* weights);
 
-  // G[n][R] = delta[n][:] . columns[:][R] over the rows of the batch, the first `n_columns` of each; delta panels are
-  // `delta_stride` apart.
+  // G[n][R] = delta[n][:] . columns[:][R] over n_rows rows, the first `n_columns` of each; delta panels are
+  // `delta_stride` apart. With `adds` G gets the finished sum on top of what it holds.
   void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n,
-                          int n_columns, T* G);
-  void (*bias_gradient)(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, T* g);
+                          int n_columns, bool adds, T* G);
+  void (*bias_gradient)(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, bool adds, T* g);
+  void (*add)(const T* addend, std::ptrdiff_t n, T* sum); // n a multiple of the lanes
 
   // G = (G + alpha w) * scale: the gradient of the mean loss with its L2 penalty; returns the sum of w^2. Rows of G are
   // R apart, as many columns as the tile has count.
@@ -164,10 +165,19 @@ template <class T> struct Kernels {
   double (*multiply_adds)(long rounds); // runs independent multiply-adds, returns how many operations: the peak rate
 };
 
-// The kernel set in use, and its choice among those compiled into this build that the machine can run (best last).
+constexpr std::ptrdiff_t few_parameters = 1 << 15; // so many, with what an optimizer keeps, are in the level-2 cache
+
+// The kernel set in use, and the one for a network of so many parameters: where wide registers are no faster, those of
+// few parameters take shorter panels.
 template <class T> const Kernels<T>& kernels();
 template <> const Kernels<float>& kernels<float>();
 template <> const Kernels<double>& kernels<double>();
+template <class T> const Kernels<T>& kernels_for(std::ptrdiff_t n_parameters);
+template <> const Kernels<float>& kernels_for<float>(std::ptrdiff_t n_parameters);
+template <> const Kernels<double>& kernels_for<double>(std::ptrdiff_t n_parameters);
+
+// Those compiled into this build that the machine can run, best last; and the choice of one for all networks, or of
+// "auto".
 std::vector<std::string> instruction_sets();
 void set_instruction_set(const std::string& name);
 

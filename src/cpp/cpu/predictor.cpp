@@ -10,7 +10,8 @@ namespace {
 template <class T> class CpuPredictor final : public Predictor<T> {
 public:
   CpuPredictor(const Network& network, const T* flat, int n_threads)
-      : network(network), requested_threads(n_threads), propagation(this->network, fastmlp::kernels<T>()) {
+      : network(network), requested_threads(n_threads),
+        propagation(this->network, kernels_for<T>(network.n_parameters)) {
     const int lanes = propagation.kernels.rows / 2;
     propagation.read(flat);
     propagation.use_running_statistics();
@@ -78,7 +79,7 @@ template std::unique_ptr<Predictor<double>> make_cpu_predictor(const Network&, c
 
 template <class T>
 bool cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, bool assume_finite, T* out) {
-  const Kernels<T>& kernels = fastmlp::kernels<T>();
+  const Kernels<T>& kernels = kernels_for<T>(network.n_parameters);
   if (!assume_finite && !kernels.all_finite(X.data, X.n_rows * X.n_columns)) return false;
   if (X.n_rows <= few_rows && !use_blas())
     predict_by_row(network, kernels, flat, X, {nullptr, 0, X.n_rows}, network.n_layers(), out);

@@ -216,10 +216,11 @@ template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
   });
 }
 
-// G[m][R] (+)= delta . columns for m rows and `halves` registers of columns, over consecutive panels.
+// G[m][R] (+)= delta . columns for m rows and `halves` registers of columns, over consecutive panels. `continues`: the
+// sum begins with G; `adds`: what it comes to is added to G.
 template <int halves, int m_rows, class T>
 FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows,
-                                         bool continues, T* G) {
+                                         bool continues, bool adds, T* G) {
   constexpr int W = lane_count<T>, r = R<T>;
   Vec<T> acc[m_rows][halves];
   FASTMLP_UNROLL
@@ -244,30 +245,41 @@ FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_st
   FASTMLP_UNROLL
   for (int m = 0; m < m_rows; ++m) {
     FASTMLP_UNROLL
-    for (int h = 0; h < halves; ++h) store(G + m * r + h * W, acc[m][h]);
+    for (int h = 0; h < halves; ++h) {
+      T* const g = G + m * r + h * W;
+      store(g, adds ? load(g) + acc[m][h] : acc[m][h]);
+    }
   }
+}
+
+template <class T> void add(const T* addend, std::ptrdiff_t n, T* sum) {
+  for (std::ptrdiff_t i = 0; i < n; i += lane_count<T>) store(sum + i, load(sum + i) + load(addend + i));
 }
 
 template <int halves, class T>
 FASTMLP_INLINE void weight_gradient_of(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n,
-                                       T* G) {
-  constexpr int r = R<T>, chunk = 16 * r; // so many rows of one column block stay in the level-1 cache
-  constexpr int most = register_rows * 2 / halves;
+                                       bool adds, T* G) {
+  constexpr int r = R<T>, chunk = gradient_chunk<T>, most = register_rows * 2 / halves;
   const RegisterTiles<most> tiles(n);
   for (int row = 0; row < n_rows; row += chunk, delta += chunk / r * delta_stride, columns += chunk * r)
     tiles.for_each([&](int neuron, auto count) __attribute__((always_inline)) {
       weight_gradient_tile<halves, count.value>(delta + neuron * r, delta_stride, columns, smaller(chunk, n_rows - row),
-                                                row > 0, G + neuron * r);
+                                                row > 0, adds, G + neuron * r);
     });
 }
 
 template <class T>
 void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n, int n_columns,
-                     T* G) {
+                     bool adds, T* G) {
+  if (adds && n_rows > gradient_chunk<T>) { // the sums of later chunks begin with those of earlier ones
+    T sums[tile_rows<T> * 3 / 2 * R<T>];
+    weight_gradient(delta, delta_stride, columns, n_rows, n, n_columns, false, sums);
+    return add(sums, std::ptrdiff_t(n) * R<T>, G);
+  }
   if (n_columns <= lane_count<T>)
-    weight_gradient_of<1>(delta, delta_stride, columns, n_rows, n, G);
+    weight_gradient_of<1>(delta, delta_stride, columns, n_rows, n, adds, G);
   else
-    weight_gradient_of<2>(delta, delta_stride, columns, n_rows, n, G);
+    weight_gradient_of<2>(delta, delta_stride, columns, n_rows, n, adds, G);
 }
 
 // --- sparse input
@@ -328,7 +340,8 @@ template <class T> FASTMLP_INLINE Vec<T> sums_of_lanes(Vec<T>* v) {
 }
 
 // A register of neurons at a time; panels have room for whole ones.
-template <class T> void bias_gradient(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, T* g) {
+template <class T>
+void bias_gradient(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, bool adds, T* g) {
   constexpr int W = lane_count<T>, r = R<T>;
   for (int first = 0; first < n; first += W) {
     Vec<T> sums[W];
@@ -339,7 +352,8 @@ template <class T> void bias_gradient(const T* delta, std::ptrdiff_t delta_strid
       FASTMLP_UNROLL
       for (int i = 0; i < W; ++i) sums[i] += load(d + i * r) + load(d + i * r + W);
     }
-    store(g + first, sums_of_lanes<T>(sums));
+    const Vec<T> sum = sums_of_lanes<T>(sums);
+    store(g + first, adds ? load(g + first) + sum : sum);
   }
 }
 

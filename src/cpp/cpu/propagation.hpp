@@ -5,8 +5,7 @@
 
 namespace fastmlp {
 
-constexpr int panels_per_block = 8;                // weights are read once for so many panels
-constexpr std::ptrdiff_t few_parameters = 1 << 15; // so many, with what an optimizer keeps, are in the level-2 cache
+constexpr int panels_per_block = 8; // weights are read once for so many panels
 
 // Consecutive panels of a batch, and the thread's room for products.
 template <class T> struct Block {

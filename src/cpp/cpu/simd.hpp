@@ -28,6 +28,7 @@ template <class T> constexpr int tile_rows = 48;
 // Transposed weights take a whole cache line for the few of them that a register tile reads: shorter chunks.
 constexpr int depth_chunk = 320, transposed_chunk = 192;
 template <class T> constexpr int row_block = sizeof(T) == 4 ? 96 : 48;
+template <class T> constexpr int gradient_chunk = 16 * R<T>; // rows of a block of columns, likewise in level 1
 
 template <class T> FASTMLP_INLINE Vec<T> load(const T* p) {
   return *reinterpret_cast<const typename Vector<T>::unaligned*>(p);

@@ -21,10 +21,11 @@ namespace fastmlp {
 // After a fork the parent's team is gone and a new region would wait for it for ever: a child computes alone.
 bool in_forked_child();
 
+constexpr double worth_a_second_thread = 1e6; // flops; measured: below, what goes from core to core costs as much
+
 // Threads for `flops` of work: the requested number, or (0) one below the point where a second one pays.
 inline int choose_threads(int requested, double flops) {
-  constexpr double worth_a_second_thread = 1e6; // measured: below, moving weights between cores costs what it gains
-  constexpr int most_threads = 256;             // OpenMP ends the process when the system refuses a thread
+  constexpr int most_threads = 256; // OpenMP ends the process when the system refuses a thread
   if (in_forked_child()) return 1;
   if (requested > 0) return std::min(requested, most_threads);
   return flops < worth_a_second_thread ? 1 : std::min(available_threads(), most_threads);

@@ -1,4 +1,10 @@
 // The second phase of a step: parameters in tiles, each with its gradient over all rows and its share of the optimizer.
+//
+// Where a batch has many more units and deltas than the network has weights, and work for two threads, the gradient is
+// the sum of those of its two halves. Then two threads need not read each other's rows: before the barrier between the
+// phases each takes the gradient of its own half for the tiles of the other, and what goes from core to core is one
+// number a weight. Whether a batch is halved depends on the network and on its rows, never on the number of threads, so
+// that all get the same sums.
 #pragma once
 
 #include "propagation.hpp"
@@ -83,6 +89,10 @@ public:
       }
     }
     place();
+    for (const Layer<T>& layer : layers) {
+      flops_per_row += 6.0 * layer.n_in * layer.n_out;
+      read_per_row += layer.n_in + layer.n_out;
+    }
     squares.resize(list.size());
     gradient_squares.resize(list.size());
     gradient_starts.assign(1, 0);
@@ -122,6 +132,7 @@ public:
   // what every tile costs.
   void plan(double n_rows) {
     const double lanes = R / 2;
+    if (first_half(int(n_rows)) > 0 && !owed.data()) owed = AlignedArray<T>(all_gradients_size());
     work.assign(1, 0.0);
     for (const Tile& tile : list) {
       const bool is_matrix = parameters[tile.parameter].is_matrix();
@@ -153,32 +164,37 @@ public:
   std::size_t gradient_start(std::size_t i) const { return gradient_starts[i]; }
   std::size_t all_gradients_size() const { return gradient_starts.back(); }
 
+  // The panels of the first half of a batch; 0 if it is not halved.
+  int first_half(int n_rows) const {
+    constexpr int many = 5; // measured: a gain from 7 on, and a loss at 3
+    const bool is_halved = flops_per_row * n_rows >= worth_a_second_thread &&
+                           read_per_row * n_rows >= many * double(propagation.network.n_parameters);
+    return is_halved ? (n_rows + R - 1) / R / 2 : 0;
+  }
+
   // Sum over the rows of the batch; for sparse input `space.first_gradient` holds the first layer's.
   void gradient(const Workspace<T>& space, int n_rows, const Tile& tile, T* G) const {
-    using P = Parameter<T>;
-    const P& p = parameters[tile.parameter];
-    const int above = p.layer + 1, n_panels = (n_rows + R - 1) / R;
-    const std::ptrdiff_t stride = space.panel_stride[above];
-    const T* delta = space.panels[above] + std::ptrdiff_t(tile.first) * R;
-    if (p.role == P::bias) // units beyond the last have deltas of 0
-      return kernels.bias_gradient(delta, stride, n_panels, int(round_up(tile.n, R / 2)), G);
-    if (!p.is_matrix()) {
-      const std::ptrdiff_t at = (p.role == P::offset ? p.columns : 0) + tile.first;
-      std::fill_n(G, round_up(tile.n, R / 2), T(0));
-      for (int panel = 0; panel < n_panels; ++panel) {
-        const T* sums = propagation.sums_of(space, above, panel) + at;
-        for (int i = 0; i < tile.n; ++i) G[i] += sums[i];
-      }
-      return;
+    if (const int half = first_half(n_rows)) {
+      gradient_of(space, 0, half * R, tile, false, G);
+      gradient_of(space, half * R, n_rows, tile, true, G);
+    } else {
+      gradient_of(space, 0, n_rows, tile, false, G);
     }
-    if (p.layer == 0 && space.sparse) {
-      const std::ptrdiff_t ldt = layers[0].ldt;
-      const T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
-      return kernels.transpose(g, ldt, columns_of(tile), tile.n, G, R);
-    }
-    const AlignedPieces<T>& columns = p.role == P::projection ? space.z_columns : space.columns;
-    kernels.weight_gradient(delta, stride, columns[p.layer] + tile.column / R * space.column_stride, n_rows, tile.n,
-                            columns_of(tile), G);
+  }
+
+  // The same by two threads, each with the rows that it has computed: before the barrier what it owes to the tiles of
+  // the other, behind it its own tiles.
+  bool is_shared(const Workspace<T>& space, int n_rows, const Team& team) const {
+    return team.threads == 2 && first_half(n_rows) > 0 && !space.sparse;
+  }
+  void gradients_for_other(const Workspace<T>& space, int n_rows, const Team& team) {
+    for_each_of({1 - team.thread, 2, team.meeting}, [&](std::size_t i, const Tile& tile) {
+      gradient_of_half(space, n_rows, tile, team, owed.data() + gradient_starts[i]);
+    });
+  }
+  void shared_gradient(const Workspace<T>& space, int n_rows, std::size_t i, const Team& team, T* G) const {
+    gradient_of_half(space, n_rows, list[i], team, G);
+    kernels.add(owed.data() + gradient_starts[i], std::ptrdiff_t(gradient_starts[i + 1] - gradient_starts[i]), G);
   }
 
   // G = (G + alpha w) * scale; only matrices are penalised.
@@ -237,6 +253,41 @@ public:
 private:
   int columns_of(const Tile& tile) const { return std::min(R, parameters[tile.parameter].columns - tile.column); }
 
+  void gradient_of_half(const Workspace<T>& space, int n_rows, const Tile& tile, const Team& team, T* G) const {
+    const int half = first_half(n_rows) * R;
+    gradient_of(space, team.thread ? half : 0, team.thread ? n_rows : half, tile, false, G);
+  }
+
+  // Sum over the rows from `first`, where a panel begins, to `end`; with `adds` on top of G.
+  void gradient_of(const Workspace<T>& space, int first, int end, const Tile& tile, bool adds, T* G) const {
+    using P = Parameter<T>;
+    const P& p = parameters[tile.parameter];
+    const int above = p.layer + 1, first_panel = first / R, n_panels = (end - first + R - 1) / R;
+    const std::ptrdiff_t stride = space.panel_stride[above];
+    const T* delta = space.panels[above] + first_panel * stride + std::ptrdiff_t(tile.first) * R;
+    if (p.role == P::bias) // units beyond the last have deltas of 0
+      return kernels.bias_gradient(delta, stride, n_panels, int(round_up(tile.n, R / 2)), adds, G);
+    if (!p.is_matrix()) {
+      const std::ptrdiff_t at = (p.role == P::offset ? p.columns : 0) + tile.first;
+      for (int i = 0; i < round_up(tile.n, R / 2); ++i) {
+        T sum = 0;
+        for (int panel = first_panel; i < tile.n && panel < first_panel + n_panels; ++panel)
+          sum += propagation.sums_of(space, above, panel)[at + i];
+        G[i] = adds ? G[i] + sum : sum;
+      }
+      return;
+    }
+    if (p.layer == 0 && space.sparse) { // all at once, see `sparse_gradient`
+      if (adds) return;
+      const std::ptrdiff_t ldt = layers[0].ldt;
+      const T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
+      return kernels.transpose(g, ldt, columns_of(tile), tile.n, G, R);
+    }
+    const AlignedPieces<T>& columns = p.role == P::projection ? space.z_columns : space.columns;
+    const T* inputs = columns[p.layer] + tile.column / R * space.column_stride + std::ptrdiff_t(first) * R;
+    kernels.weight_gradient(delta, stride, inputs, end - first, tile.n, columns_of(tile), adds, G);
+  }
+
   void place() {
     places.clear();
     for (const Tile& tile : list) places.push_back(update_tile(tile));
@@ -267,13 +318,15 @@ private:
   const Kernels<T>& kernels;
   const std::vector<Layer<T>>& layers;
   const std::vector<Parameter<T>>& parameters;
-  const int R, most_rows; // neurons in a tile at most
+  const int R, most_rows;                     // neurons in a tile at most
+  double flops_per_row = 0, read_per_row = 0; // by the gradient: numbers
   std::vector<Tile> list;
   std::vector<UpdateTile<T>> places; // of the weights and slots of each tile
   std::vector<double> work;          // of the tiles up to each one
   std::vector<double> squares;       // of each tile's weights
   std::vector<double> gradient_squares;
   std::vector<std::size_t> gradient_starts;
+  AlignedArray<T> owed;  // of each tile, by the thread that has the other half of the rows
   std::vector<T*> slots; // lent
   PaddedSlots<T> padded; // of small networks
 };

@@ -60,7 +60,7 @@ def set_blas(mode: str, sgemm: object, dgemm: object) -> None:
     """Say when engines use a BLAS ("off", "auto", "on") and hand over capsules of Fortran ``sgemm`` and ``dgemm``."""
 
 def set_instruction_set(name: str) -> None:
-    """Choose the kernels used by engines made from now on: a name of ``config()["instruction_sets"]``."""
+    """Choose the kernels of engines made from now on: a name of ``config()["instruction_sets"]``, or "auto"."""
 
 def set_steady_threads(on: bool) -> bool:
     """Have as many threads as asked for even while other programs need the processors, which slows down all of them."""
