@@ -14,10 +14,10 @@ import math
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import machine
 from workloads import WORKLOADS, Workload
@@ -26,7 +26,27 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PAGE = ROOT / "docs" / "limits.md"
 BEGIN, END = "<!-- limits: begin -->\n", "<!-- limits: end -->\n"
-AIMS = {"W0": 45, "W1": 75, "W2": 72, "W3": 90, "W4": 86, "W5": 90, "W6": 75, "W7": 50}  # % of peak, one thread
+COMPARED = HERE / "results" / "threads_2.json"  # what compare.py has found
+
+
+class Aim(NamedTuple):
+    """What a workload should reach: % of the peak with one thread, and times as fast as others with two."""
+
+    share: int
+    frameworks: float
+    scikit_learn: float
+
+
+AIMS = {
+    "W0": Aim(45, 3.0, 5),
+    "W1": Aim(75, 2.5, 10),
+    "W2": Aim(72, 2.2, 16),
+    "W3": Aim(90, 1.8, 3.4),
+    "W4": Aim(86, 1.5, 5),
+    "W5": Aim(90, 1.0, 1.5),
+    "W6": Aim(75, 1.4, 3.4),
+    "W7": Aim(50, 3.5, 50),
+}
 PRODUCTS = ("forward", "backward", "gradient")
 ROUNDS = 15
 
@@ -42,31 +62,42 @@ def main() -> None:
     add("--output", type=Path, default=HERE / "results" / "limits.json", help="where the numbers go")
     add("--page", action="store_true", help="write the tables into docs/limits.md as well")
     add("--quick", action="store_true", help="one round of few rows: shows that it runs, the numbers mean nothing")
+    add("--measured", action="store_true", help="measure nothing: take the numbers that are there")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        program = build(Path(options.build or scratch))
-        found = {}
-        for name in options.workloads:
-            workload = WORKLOADS[name].shortened() if options.quick else WORKLOADS[name]
-            found[name] = measure(program, workload, 1 if options.quick else ROUNDS)
-            print(f"{name} {workload.shape}: {shares(found[name])['step']:.1%} of the peak", flush=True)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"processor": machine.processor(), "workloads": found}, indent=1) + "\n")
-    text = tables(json.loads(options.output.read_text()))
+    if not options.measured:
+        measure_all(options)
+    results = json.loads(options.output.read_text())
+    if COMPARED.exists() and not options.quick:
+        compared = json.loads(COMPARED.read_text())["workloads"]
+        results["compared"] = {name: compared[name] for name in results["workloads"] if name in compared}
+    text = tables(results)
     print(f"\n{text}")
     if options.page:
         before, rest = PAGE.read_text().split(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}{text}{END}{rest.split(END)[1]}")
 
 
-def build(folder: Path) -> Path:
-    """Compile the program; return its path."""
-    isa = machine.instruction_set()
-    settings = ["-DFASTMLP_KERNEL_TESTS=ON", "-DSKBUILD_PROJECT_VERSION=0", f"-DFASTMLP_KERNELS={isa}"]
+def measure_all(options: argparse.Namespace) -> None:
+    """Measure the workloads, and write the numbers."""
+    with tempfile.TemporaryDirectory() as scratch:
+        kernels = {name: machine.instruction_set(WORKLOADS[name].n_parameters) for name in options.workloads}
+        programs = build(Path(options.build or scratch), sorted(set(kernels.values())))
+        found = {}
+        for name in options.workloads:
+            workload = WORKLOADS[name].shortened() if options.quick else WORKLOADS[name]
+            found[name] = measure(programs[kernels[name]], workload, 1 if options.quick else ROUNDS)
+            print(f"{name} {workload.shape}: {shares(found[name])['step']:.1%} of the peak", flush=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({"processor": machine.processor(), "workloads": found}, indent=1) + "\n")
+
+
+def build(folder: Path, kernels: Sequence[str]) -> dict[str, Path]:
+    """Compile the program with each of these kernel sets; return their paths."""
+    settings = ["-DFASTMLP_KERNEL_TESTS=ON", "-DSKBUILD_PROJECT_VERSION=0", f"-DFASTMLP_KERNELS={';'.join(kernels)}"]
     subprocess.run(["cmake", "-S", ROOT, "-B", folder, *settings], check=True, stdout=subprocess.DEVNULL)
-    target = f"limits_{isa}"
-    subprocess.run(["cmake", "--build", folder, "--target", target], check=True, stdout=subprocess.DEVNULL)
-    return folder / "tests" / "cpp" / target
+    targets = [f"limits_{name}" for name in kernels]
+    subprocess.run(["cmake", "--build", folder, "--target", *targets], check=True, stdout=subprocess.DEVNULL)
+    return {name: folder / "tests" / "cpp" / target for name, target in zip(kernels, targets, strict=True)}
 
 
 def measure(program: Path, workload: Workload, rounds: int) -> dict[str, Any]:
@@ -183,6 +214,24 @@ def scaling(found: Findings) -> dict[str, float]:
 _KINDS = {"products": PRODUCTS, "update": ("update",), "gather": ("gather",), "transposes": ("columns",)}
 
 
+def wanted(compared: Findings, found: Findings, aim: Aim) -> dict[str, float]:
+    """Return, for two threads, how fast others were and which share of the peak the aims beside them would need.
+
+    Medians, as the comparison shows them.
+    """
+    taken = {library: statistics.median(times) for library, times in compared["seconds"].items()}
+    theirs = {"frameworks": min(taken[library] for library in taken if library not in ("fastmlp", "scikit-learn"))}
+    theirs["scikit_learn"] = taken["scikit-learn"]
+    peak = statistics.median(compared["fma_peak"])
+    result = {}
+    for name in theirs:
+        times = getattr(aim, name)
+        result |= {f"{name} aim": times, name: theirs[name] / taken["fastmlp"]}
+        result[f"{name} need"] = compared["flops"] * times / theirs[name] / peak
+    step = found["flops"] / seconds(found["two threads"], "step") / found["machine"]["multiply_adds 2"]["best"]
+    return {**result, "fit": compared["flops"] / taken["fastmlp"] / peak, "step": step, "bound": shares(found)["bound"]}
+
+
 # --- tables
 
 
@@ -193,13 +242,17 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """Return the three tables."""
+    """Return the tables; the last one if these networks were compared with others, too."""
     found = results["workloads"]
     first = next(iter(found.values()))
     peak = max(workload["machine"]["multiply_adds 1"]["best"] for workload in found.values())
+    kernels: dict[str, list[str]] = {}
+    for name, w in found.items():
+        kernels.setdefault(w["instruction_set"], []).append(name)
+    used = "; ".join(f"{kind} in {', '.join(names)}" for kind, names in kernels.items())
     lines = [
-        f"{results['processor']}, {first['instruction_set']}, float32; peak {peak / 1e9:.1f} GFLOP/s a core; the "
-        f"fastest of {first['rounds']} rounds.",
+        f"{results['processor']}, float32; {used}; peak {peak / 1e9:.1f} GFLOP/s a core; the fastest of "
+        f"{first['rounds']} rounds.",
         "",
         "**Share of the peak at one thread, were there only ...**",
         "",
@@ -208,7 +261,12 @@ def tables(results: Mapping[str, Any]) -> str:
     heads = ["", "network", "products in L1", "+ Adam in registers", "+ rows read in order", "products as they run"]
     heads += ["+ update", "+ gather", "+ loss, transposes, biases", "the step", "aim"]
     rows = [
-        [name, f"{w['shape']}, {w['batch_size']}", *(f"{shares(w)[stage]:.1%}" for stage in stages), f"{AIMS[name]}%"]
+        [
+            name,
+            f"{w['shape']}, {w['batch_size']}",
+            *(f"{shares(w)[stage]:.1%}" for stage in stages),
+            f"{AIMS[name].share}%",
+        ]
         for name, w in found.items()
     ]
     lines += [table(heads, rows), "", "**What the step spends its time on, in %**", ""]
@@ -224,7 +282,24 @@ def tables(results: Mapping[str, Any]) -> str:
         ]
         for name, w in found.items()
     ]
-    return "\n".join([*lines, table(heads, rows)]) + "\n"
+    lines += [table(heads, rows)]
+    if results.get("compared"):
+        lines += ["", "**What the aims beside others would need of the peak, two threads**", ""]
+        heads = ["", "network", "x fastest framework", "aim", "it needs", "x scikit-learn", "aim", "it needs"]
+        heads += ["the fit", "the step alone", "were there only products in L1, Adam, rows in order"]
+        rows = []
+        for name, compared in results["compared"].items():
+            w = wanted(compared, found[name], AIMS[name])
+            beside = [
+                cell
+                for others in ("frameworks", "scikit_learn")
+                for cell in (f"{w[others]:.2f}", f"{w[others + ' aim']:g}", f"{w[others + ' need']:.0%}")
+            ]
+            rows.append(
+                [name, compared["shape"], *beside, *(f"{w[of_peak]:.0%}" for of_peak in ("fit", "step", "bound"))]
+            )
+        lines += [table(heads, rows)]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -55,11 +55,13 @@ def describe(n_threads: int) -> dict[str, Any]:
     }
 
 
-def instruction_set() -> str:
-    """Return the kernel set that fastmlp chooses here."""
+def instruction_set(n_parameters: int) -> str:
+    """Return the kernel set that fastmlp chooses here for a network of so many parameters."""
     import fastmlp
 
-    return str(fastmlp.show_config("dicts")["fastmlp"]["instruction_set"])
+    core = fastmlp.show_config("dicts")["fastmlp"]
+    few = core["few_parameters"]
+    return str(few["instruction_set"] if n_parameters <= few["most"] else core["instruction_set"])
 
 
 def processor() -> str:
