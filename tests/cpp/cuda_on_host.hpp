@@ -8,6 +8,8 @@
 // reach, or at different places, are errors.
 #pragma once
 
+#include "../../src/cpp/cuda/room.hpp"
+
 #include <ucontext.h>
 
 #include <algorithm>
@@ -123,6 +125,7 @@ public:
   template <class T> T& shared_object(int object) {
     std::vector<std::max_align_t>& room = objects[object];
     if (room.empty()) {
+      named_bytes += sizeof(T);
       room.resize(std::size_t(sizeof(T)) / (sizeof(std::max_align_t)) + 1);
       std::memset(static_cast<void*>(room.data()), 0xff, room.size() * sizeof(std::max_align_t));
     }
@@ -163,7 +166,7 @@ private:
   const std::function<void()>& kernel;
   int n;
   std::vector<unsigned char> shared;
-  std::size_t shared_bytes = 0;
+  std::size_t shared_bytes = 0, named_bytes = 0;
   std::vector<std::unique_ptr<Warp>> warps;
   std::map<int, std::vector<std::max_align_t>> objects;
   std::vector<Fiber> fibers;
@@ -225,6 +228,8 @@ inline void Block::run(unsigned seed) {
               std::to_string(barrier.waiting.size()) + " of them for the block at " + name_of(barrier.place);
   for (std::size_t i = 0; i < guard_bytes && failure.empty(); ++i)
     if (memory[shared_bytes + i] != guard) failure = "a kernel wrote beyond the end of its shared memory";
+  if (failure.empty() && shared_bytes > 0 && named_bytes > kernels_own_bytes)
+    failure = "a kernel names " + std::to_string(named_bytes) + " bytes of shared memory: see kernels_own_bytes";
   for (Fiber& fiber : fibers) free_stacks.push_back(std::move(fiber.stack));
   block = nullptr;
   if (!failure.empty()) throw std::runtime_error(failure);
@@ -237,7 +242,9 @@ void launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t, const
   const unsigned seed = on_host::schedule_seed;
   const unsigned n_threads = grid.threads.x * grid.threads.y * grid.threads.z;
   if (n_threads == 0 || n_threads > 1024) throw std::runtime_error("a block has 1 to 1024 threads");
-  if (grid.shared > 227 * 1024) throw std::runtime_error("a block has at most 227 KB of shared memory");
+  if (grid.shared + kernels_own_bytes > 227 * 1024)
+    throw std::runtime_error("a block has at most 227 KB of shared memory, with what its kernel names");
+  if (grid.blocks.x > 0x7fffffffu || grid.blocks.y > 65535) throw std::runtime_error("a grid has too many blocks");
   std::vector<dim3> numbers;
   for (unsigned y = 0; y < grid.blocks.y; ++y)
     for (unsigned x = 0; x < grid.blocks.x; ++x) numbers.emplace_back(x, y);

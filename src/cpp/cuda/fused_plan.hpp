@@ -49,8 +49,6 @@ constexpr int few_slots = 7, many_slots = 16;
 // Blocks for which a multiprocessor has registers; shared memory may have room for fewer.
 constexpr int fused_blocks_at_once(int slots) { return slots <= few_slots ? 2 : 1; }
 
-constexpr int kernels_own_bytes = 1024; // of shared memory, beside what a plan gives out
-
 namespace fused {
 
 // Rows of 32-bit words fall on banks 4 apart, so that the reads of a warp do not collide.

@@ -8,6 +8,7 @@
 namespace fastmlp::cuda {
 
 constexpr int warp_size = 32;
+constexpr int kernels_own_bytes = 1024; // at most, of shared memory that a kernel names beside what its launch gives it
 
 template <class N> constexpr N ceil_div(N n, N by) { return (n + by - 1) / by; }
 

@@ -25,6 +25,7 @@
 
 #include <cuda_runtime.h>
 
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -46,15 +47,28 @@ struct Grid {
 };
 
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError(); // the next launch would report it again
+  throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
+}
+
+// Lets a kernel have so much dynamic shared memory, on the current device. What it may have never shrinks: other
+// engines have graphs with the same kernel.
+template <class Kernel> void allow_shared(Kernel* kernel, std::size_t bytes) {
+  constexpr std::size_t without_asking = 48 * 1024 - kernels_own_bytes;
+  if (bytes <= without_asking) return;
+  static std::mutex lock;
+  const std::lock_guard<std::mutex> guard(lock);
+  cudaFuncAttributes now{};
+  check(cudaFuncGetAttributes(&now, kernel), "asking about a kernel");
+  if (now.maxDynamicSharedSizeBytes < int(bytes))
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)),
+          "shared memory of a kernel");
 }
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t stream, const Arguments&... arguments) {
-  constexpr std::size_t without_asking = 48 * 1024; // more shared memory must be asked for
-  if (grid.shared > without_asking)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared)),
-          "shared memory of a kernel");
+  allow_shared(kernel, grid.shared);
   kernel<<<grid.blocks, grid.threads, grid.shared, stream>>>(Parameters(arguments)...);
   check(cudaGetLastError(), "launch of a kernel");
 }
