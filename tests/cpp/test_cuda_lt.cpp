@@ -184,7 +184,7 @@ void test_cuda_lt() {
     multiply();
     check(heuristics == 2 && last_product.compute == Lt::in_float32, "and only there");
   }
-  for (int way = 0; way < 3; ++way) { // none is found, or the search fails, or it wants too much memory
+  for (int way = 0; way < 3; ++way) { // none is found, or can be, or it wants too much memory
     answers = way == 0 ? 0 : 1;
     answer_status = way == 1 ? 15 : 0;
     answer_workspace = way == 2 ? 8192 : 0;
@@ -194,8 +194,17 @@ void test_cuda_lt() {
           "without an algorithm nothing is multiplied, and it is said");
   }
   answers = 1;
-  answer_status = 0;
   answer_workspace = 0;
+  answer_status = 7; // the question was wrong: a slow way round would hide it
+  bool says_so = false;
+  try {
+    LtProducts by_lt(lt);
+    by_lt.multiply(op, false, a, b, c, nullptr, nullptr, 4096, nullptr);
+  } catch (const std::runtime_error& error) {
+    says_so = std::string(error.what()).find("the search for an algorithm failed with status 7") != std::string::npos;
+  }
+  check(says_so, "a search that fails is an error");
+  answer_status = 0;
   check(alive == 0, "all descriptors are destroyed");
 }
 

@@ -90,9 +90,10 @@ private:
     prefer(Lt::reduction_schemes, &schemes, sizeof schemes);
     for (int attribute : {Lt::alignment_a, Lt::alignment_b, Lt::alignment_c, Lt::alignment_d})
       prefer(attribute, &alignment, sizeof alignment);
-    int n_found = 0; // a status that is not 0 means that there is none
+    int n_found = 0;
     const int status =
         lt.heuristic(handle, product, *first, *second, *result, *result, preference, 1, &heuristic, &n_found);
+    if (status != Lt::not_supported) check(status, "the search for an algorithm"); // else there is none
     found = status == 0 && n_found > 0 && heuristic.status == 0 && heuristic.workspace_bytes <= workspace_bytes;
   }
 };
