@@ -7,12 +7,35 @@
 #include "memory.hpp"
 #include "run_ops.cuh"
 
+#include <pthread.h>
+
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <stdexcept>
 
 namespace fastmlp::cuda {
 
 namespace {
+
+// CUDA works in the process alone that has started it: a child by fork() must not touch what it has inherited.
+std::atomic<bool> started{false}, forked{false};
+constexpr const char* forked_text = "this process was forked from one that had used CUDA, and a GPU works only in the "
+                                    "process that began with it: start processes by joblib, or with the method 'spawn'";
+
+void watch_forks() {
+  static const int watching = pthread_atfork(nullptr, nullptr, [] { forked = started.load(); });
+  static_cast<void>(watching);
+}
+
+// Of calls that need memory on the device and do not say how much.
+void check_room(cudaError_t error, const char* what) {
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError(); // it would be reported again by the next call
+    throw OutOfMemory(std::string(what) + " needs more of the device's memory than is free");
+  }
+  check(error, what);
+}
 
 template <class T> class GpuProducts final : public Products<T> {
 public:
@@ -44,8 +67,10 @@ class GraphProgram final : public Program {
 public:
   GraphProgram() { check(cudaGraphCreate(&graph, 0), "creating a graph"); }
   ~GraphProgram() override {
+    loss_values.clear(); // waits until the graph runs no more
+    if (forked) return;
     if (executable) cudaGraphExecDestroy(executable);
-    cudaGraphDestroy(graph);
+    if (graph) cudaGraphDestroy(graph);
   }
 
   cudaGraph_t graph = nullptr;
@@ -65,6 +90,10 @@ public:
   }
 
   ~Gpu() override {
+    if (forked) {
+      static_cast<void>(lt.release());
+      return;
+    }
     cudaSetDevice(number);
     cudaStreamSynchronize(stream);
     lt.reset();
@@ -84,10 +113,17 @@ public:
                         gibibytes(free_bytes()) + " are free");
     }
     check(error, "allocating memory");
-    check(cudaMemsetAsync(memory, 0, bytes, stream), "clearing memory");
+    try {
+      check(cudaMemsetAsync(memory, 0, bytes, stream), "clearing memory");
+      wait(); // other streams may be the next to write there
+    } catch (...) {
+      cudaFree(memory);
+      throw;
+    }
     return memory;
   }
   void free(void* memory) override {
+    if (forked) return;
     cudaSetDevice(number);
     cudaStreamSynchronize(stream);
     cudaFree(memory);
@@ -138,7 +174,7 @@ public:
       record<double>(*program, network, ops, places);
     else
       record<float>(*program, network, ops, places);
-    check(cudaGraphInstantiate(&program->executable, program->graph, 0), "making a graph executable");
+    check_room(cudaGraphInstantiate(&program->executable, program->graph, 0), "making a graph executable");
     return program;
   }
 
@@ -147,12 +183,15 @@ public:
     use();
     cudaEvent_t& event = events[n_runs++ % events.size()];
     check(cudaEventSynchronize(event), "waiting for the device");
-    check(cudaGraphLaunch(static_cast<GraphProgram&>(program).executable, stream), "starting a graph");
+    check_room(cudaGraphLaunch(static_cast<GraphProgram&>(program).executable, stream), "starting a graph");
     check(cudaEventRecord(event, stream), "recording an event");
   }
 
 private:
-  void use() const { check(cudaSetDevice(number), "choosing the device"); }
+  void use() const {
+    if (forked) throw std::runtime_error(forked_text);
+    check(cudaSetDevice(number), "choosing the device");
+  }
 
   // Each operation becomes nodes of the graph behind the last nodes of those that it must wait for.
   template <class T>
@@ -165,6 +204,8 @@ private:
     for (std::size_t i = 0; i < ops.size(); ++i) {
       std::vector<cudaGraphNode_t> wait_for;
       for (int j : before[i]) wait_for.insert(wait_for.end(), ends[std::size_t(j)].begin(), ends[std::size_t(j)].end());
+      std::sort(wait_for.begin(), wait_for.end()); // a node is named once
+      wait_for.erase(std::unique(wait_for.begin(), wait_for.end()), wait_for.end());
       check(cudaStreamBeginCaptureToGraph(capture, program.graph, wait_for.data(), nullptr, wait_for.size(),
                                           cudaStreamCaptureModeRelaxed),
             "recording a graph");
@@ -172,13 +213,11 @@ private:
         std::visit(runner, ops[i]);
         ends[i] = captured();
       } catch (...) {
-        cudaGraph_t unfinished = nullptr;
-        cudaStreamEndCapture(capture, &unfinished);
+        cudaStreamEndCapture(capture, &program.graph); // null if the graph is gone
         cudaGetLastError();
         throw;
       }
-      cudaGraph_t graph = nullptr;
-      check(cudaStreamEndCapture(capture, &graph), "recording a graph");
+      check(cudaStreamEndCapture(capture, &program.graph), "recording a graph");
       if (ends[i].empty()) ends[i] = wait_for; // nothing was to be done
     }
   }
@@ -207,8 +246,11 @@ void describe(int device, const char* const* names, int n_names, Status& status)
     status.state = state;
     std::snprintf(status.detail, sizeof status.detail, "%s", detail.c_str());
   };
+  watch_forks();
   cudaDriverGetVersion(&status.driver);
   cudaRuntimeGetVersion(&status.runtime);
+  if (forked) return report(State::error, forked_text);
+  started = status.driver != 0;
   const cudaError_t error = cudaGetDeviceCount(&status.n_devices);
   cudaGetLastError(); // it would be reported again by the next call
   const std::string text = std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
