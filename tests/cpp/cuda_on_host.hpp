@@ -242,9 +242,7 @@ void launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t, const
   const unsigned seed = on_host::schedule_seed;
   const unsigned n_threads = grid.threads.x * grid.threads.y * grid.threads.z;
   if (n_threads == 0 || n_threads > 1024) throw std::runtime_error("a block has 1 to 1024 threads");
-  if (grid.shared + kernels_own_bytes > 227 * 1024)
-    throw std::runtime_error("a block has at most 227 KB of shared memory, with what its kernel names");
-  if (grid.blocks.x > 0x7fffffffu || grid.blocks.y > 65535) throw std::runtime_error("a grid has too many blocks");
+  if (grid.shared > 227 * 1024) throw std::runtime_error("a block has at most 227 KB of shared memory");
   std::vector<dim3> numbers;
   for (unsigned y = 0; y < grid.blocks.y; ++y)
     for (unsigned x = 0; x < grid.blocks.x; ++x) numbers.emplace_back(x, y);

@@ -32,7 +32,6 @@ struct Lt {
     alignment_c = 7,
     alignment_d = 8
   };
-  enum Status { not_supported = 15 };
   enum Epilogue { plain = 1, with_bias = 4, with_relu_and_bias = 6 };
   static constexpr std::uint32_t reduce_in_compute_type = 2; // or not at all: others depend on the order of blocks
 

@@ -9,9 +9,8 @@ namespace fastmlp::cuda {
 
 constexpr int rows_at_once = 8;
 
-// Chunks come first: the second dimension of a grid ends at 65535.
 inline Grid chunk_per_block(int n_rows, int n) {
-  return {dim3(unsigned(chunks_of(n_rows)), unsigned(ceil_div(n, warp_size))), dim3(warp_size, rows_at_once), 0};
+  return {dim3(unsigned(ceil_div(n, warp_size)), unsigned(chunks_of(n_rows))), dim3(warp_size, rows_at_once), 0};
 }
 
 // The sum of x over the threads that stand for one unit, in those with threadIdx.y == 0. Every thread must call it.
@@ -29,7 +28,7 @@ template <class S> FASTMLP_DEVICE S sum_over_chunk(S x) {
 // with_z[chunk][n]; both may be null.
 template <class T, class D>
 FASTMLP_KERNEL sum_chunks(HiddenRows<T> rows, const D* delta, int ld_delta, T* alone, T* with_z) {
-  const int j = int(blockIdx.y) * warp_size + int(threadIdx.x), first = int(blockIdx.x) * rows_per_chunk;
+  const int j = int(blockIdx.x) * warp_size + int(threadIdx.x), first = int(blockIdx.y) * rows_per_chunk;
   const int left = rows.n_rows - first, end = first + (left < rows_per_chunk ? left : rows_per_chunk);
   T sum = 0, product = 0;
   if (j < rows.n)
@@ -38,7 +37,7 @@ FASTMLP_KERNEL sum_chunks(HiddenRows<T> rows, const D* delta, int ld_delta, T* a
       sum += d;
       if (with_z) product += d * standardized(rows, rows.z[std::ptrdiff_t(row) * rows.ld + j], row, j);
     }
-  const std::ptrdiff_t at = std::ptrdiff_t(blockIdx.x) * rows.n + j;
+  const std::ptrdiff_t at = std::ptrdiff_t(blockIdx.y) * rows.n + j;
   const bool writes = threadIdx.y == 0 && j < rows.n;
   if (alone) {
     sum = sum_over_chunk(sum);
@@ -79,7 +78,7 @@ void launch_sum_columns(cudaStream_t stream, const HiddenRows<T>& rows, const D*
 // Of a chunk of rows: their weight, and of each unit the weighted mean and the sum of weighted squared distances.
 template <class T>
 FASTMLP_KERNEL unit_moments(HiddenRows<T> rows, BatchRows batch, Targets<T> targets, double* moments) {
-  const int j = int(blockIdx.y) * warp_size + int(threadIdx.x), first = int(blockIdx.x) * rows_per_chunk;
+  const int j = int(blockIdx.x) * warp_size + int(threadIdx.x), first = int(blockIdx.y) * rows_per_chunk;
   const int left = rows.n_rows - first, end = first + (left < rows_per_chunk ? left : rows_per_chunk);
   const auto for_each_row = [&](auto&& visit) {
     if (j < rows.n)
@@ -97,7 +96,7 @@ FASTMLP_KERNEL unit_moments(HiddenRows<T> rows, BatchRows batch, Targets<T> targ
   for_each_row([&](double w, double z) { squares += w * (z - mean) * (z - mean); });
   squares = sum_over_chunk(squares);
   if (threadIdx.y != 0 || j >= rows.n) return;
-  double* to = moments + std::ptrdiff_t(blockIdx.x) * 3 * rows.n;
+  double* to = moments + std::ptrdiff_t(blockIdx.y) * 3 * rows.n;
   to[j] = weight;
   to[rows.n + j] = mean;
   to[2 * rows.n + j] = squares;
