@@ -264,14 +264,35 @@ def test_a_step_takes_the_gradient(library, sizes, activation, precision, tolera
     """The velocity of SGD after one step of rate 1 is the gradient as the step found it: for narrow networks, in one
     kernel."""
     network = _core.Network(sizes, [activation] * (len(sizes) - 2), "squared_error")
-    how = {"optimizer": "sgd", "learning_rate": 1.0, "learning_rate_init": 1.0, "batch_size": 150, "n_rows": 150}
     on_cpu, _ = engines(network, "float64", library)
     _, on_gpu = engines(network, "float32", library, precision)
-    expected, found = (
-        trained(engine, network, dtype, max_iter=1, shuffle=False, **how)[2][0]
-        for engine, dtype in ((on_cpu, "float64"), (on_gpu, "float32"))
-    )
+    expected, found = one_step(on_cpu, network, "float64", 150), one_step(on_gpu, network, "float32", 150)
     assert_layers_close(network, found, expected, tolerance)
+
+
+def one_step(engine, network, dtype, n_rows):
+    """The velocity after one step of SGD of rate 1."""
+    how = {"optimizer": "sgd", "learning_rate": 1.0, "learning_rate_init": 1.0, "max_iter": 1, "shuffle": False}
+    return trained(engine, network, dtype, batch_size=n_rows, n_rows=n_rows, **how)[2][0]
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("ieee", 5e-5), ("tf32", 5e-3), ("bf16", 4e-2)])
+@pytest.mark.parametrize("sizes", [[20, 40, 24, 5], [20, 300, 5]], ids=["narrow", "wide"])
+def test_steps_of_many_blocks(library, gpu, sizes, precision, tolerance):
+    """On all multiprocessors at once: what blocks leave for the last of them, it finds, again and again."""
+    network = _core.Network(sizes, ["tanh"] * (len(sizes) - 2), "squared_error")
+    on_cpu, on_gpu = engines(network, "float64", library)[0], engines(network, "float32", library, precision)[1]
+    found = one_step(on_gpu, network, "float32", 100_000)
+    assert_layers_close(network, found, one_step(on_cpu, network, "float64", 100_000), tolerance)
+    for _ in range(20):
+        np.testing.assert_array_equal(one_step(on_gpu, network, "float32", 100_000), found)
+
+
+def test_many_replays(library, gpu):
+    """A graph of many steps, started without a pause, sees what the one before has left."""
+    network = _core.Network([6, 150, 2], ["tanh"], "squared_error")
+    how = {"n_rows": 3000, "batch_size": 4, "max_iter": 4, "learning_rate": 1e-4, "learning_rate_init": 1e-4}
+    assert_trainings_agree(network, "float64", library, factor=1e3, **how)
 
 
 def test_batches_without_weight_are_passed_over(library):
