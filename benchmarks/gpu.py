@@ -2,13 +2,16 @@
 
     python benchmarks/gpu.py --output gpu.json
 
-One process, below eight minutes: the tests that need a GPU (parity with the CPU in three precisions, the same bits
-again); compute-sanitizer on a tiny fit, if it is there; what the GPU reaches in copying and in products; then an epoch
-of several networks by fastmlp, and by PyTorch (eager, CUDA graphs, torch.compile) and JAX, if they are installed. What
-cannot be run is reported as such. ``--device cpu`` runs the same code without a GPU, to test this script.
+Below eight minutes, and it ends itself if something hangs: the tests that need a GPU (parity with the CPU in three
+precisions, the same bits again); what the GPU reaches in copying and in products; then an epoch of several networks by
+fastmlp, and by PyTorch (CUDA graphs, eager, torch.compile) and JAX, if they are installed; last, in the time that is
+left, compute-sanitizer on tiny fits. Results are written as they come; what cannot be run is reported as such. It fails
+if a test or a sanitizer does. ``--device cpu`` runs the same code without a GPU, to test this script.
 """
 
 import argparse
+import faulthandler
+import functools
 import importlib.util
 import json
 import os
@@ -39,11 +42,14 @@ WORKLOADS = {
     "1024-3x1024-10, 1024": ((1024, 1024, 1024, 1024, 10), 65536, 1024),
 }
 QUICK = {"20-32-3, 64": ((20, 32, 3), 2000, 64)}
-TINY_FIT = (
-    "import numpy as np; from fastmlp import MLPClassifier; X = np.random.RandomState(0).randn(70, 9).astype('f'); "
-    "MLPClassifier((130, 12), device='cuda', batch_size=32, max_iter=2, normalization='batch_norm', dropout=0.2, "
-    "precision='{}').fit(X, X[:, 0] > 0)"
+# One network for each kind of step: of many kernels, and of one.
+TINY_FITS = (
+    "import numpy as np; from fastmlp import MLPClassifier; X = np.random.RandomState(0).randn(70, 9).astype('f')\n"
+    "for units, normalization in (((130, 12), 'batch_norm'), ((20, 12), None)):\n"
+    "    MLPClassifier(units, device='cuda', batch_size=32, max_iter=2, normalization=normalization, dropout=0.2, "
+    "precision='{}').fit(X, X[:, 0] > 0)\n"
 )
+TEST_SECONDS, SANITIZER_SECONDS, LAST_SECONDS = 180, 60, 475  # of all tests; of one tool; after which all ends
 
 
 def main():
@@ -51,31 +57,50 @@ def main():
     parser.add_argument("--output", type=Path, help="where to write the results, as JSON")
     parser.add_argument("--device", default="cuda", help="'cpu' to test this script")
     parser.add_argument("--quick", action="store_true", help="one tiny network, to test this script")
-    parser.add_argument("--seconds", type=float, default=450, help="after which no more measurements begin")
+    parser.add_argument("--seconds", type=float, default=390, help="after which no more measurements begin")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take most of the memory
     status = fastmlp.cuda_status()
     if options.device != "cpu" and not status:
         sys.exit(f"device={options.device!r} cannot be used: {status}")
-    deadline = time.monotonic() + options.seconds
+    faulthandler.dump_traceback_later(LAST_SECONDS, exit=True)
+    start = time.monotonic()
     results = {"machine": machine(status), "checks": {}, "ceilings": {}, "epochs": {}}
     if options.device != "cpu":
-        results["checks"]["tests"] = attempt(run_tests)
-        results["checks"]["sanitizer"] = attempt(run_sanitizers)
+        note(results, options.output, "checks", "tests", attempt(run_tests))
     results["ceilings"] = attempt(lambda: ceilings(options.device))
-    for name, workload in (QUICK if options.quick else WORKLOADS).items():
-        results["epochs"][name] = {}
-        for how, measure in ways(options.device).items():
+    measure_epochs(results, options, start + options.seconds)
+    if options.device != "cpu":
+        left = start + LAST_SECONDS - 15 - time.monotonic()
+        note(results, options.output, "checks", "sanitizer", attempt(lambda: run_sanitizers(left)))
+    sys.exit(1 if failures(results["checks"]) else 0)
+
+
+def failures(checks):
+    """Names of the checks that failed, or of tests that did not come to an end."""
+    return [name for name, found in checks.items() if (found["failed"] if isinstance(found, dict) else name == "tests")]
+
+
+def note(results, output, *place_and_value):
+    """Put a value where it belongs, and all of it to disk: what comes next may end this process."""
+    *place, name, value = place_and_value
+    at = results
+    for key in place:
+        at = at.setdefault(key, {})
+    at[name] = value
+    if output:
+        output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def measure_epochs(results, options, deadline):
+    """One way after the other, the most important first: what is late is left out for all networks alike."""
+    for how, measure in ways(options.device).items():
+        for name, workload in (QUICK if options.quick else WORKLOADS).items():
             late = time.monotonic() > deadline
-            seconds = "no time was left" if late else attempt(lambda: measure(*workload))  # noqa: B023 - called at once
-            results["epochs"][name][how] = seconds
-            print(
-                f"{name:24} {how:28} {seconds if isinstance(seconds, str) else f'{1e3 * seconds:.3f} ms'}", flush=True
-            )
-    if options.output:
-        options.output.write_text(json.dumps(results, indent=1) + "\n")
-    bad = [check for check in results["checks"].values() if isinstance(check, dict) and check.get("failed")]
-    sys.exit(1 if bad else 0)
+            found = "no time was left" if late else attempt(lambda: measure(*workload))  # noqa: B023 - called at once
+            note(results, options.output, "epochs", name, how, found)
+            print(f"{name:24} {how:28} {found if isinstance(found, str) else f'{1e3 * found:.3f} ms'}", flush=True)
 
 
 def attempt(measure):
@@ -102,49 +127,49 @@ def version(name):
 
 
 def run_tests():
+    """The tests that are marked ``cuda``; the first failures tell most, as one bad access spoils all that follows."""
     environment = {**os.environ, "FASTMLP_REQUIRE_CUDA": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "cuda",
-        "-p",
-        "no:cacheprovider",
-        "tests/test_cuda_engine.py",
-    ]
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    print(ran.stdout[-3000:], flush=True)
-    return {"failed": ran.returncode != 0, "summary": ran.stdout.strip().splitlines()[-1:]}
+    options = ["-q", "-m", "cuda", "--maxfail=8", "--tb=short", "-rfE", "-p", "no:cacheprovider"]
+    options += ["-n", "4"] if importlib.util.find_spec("xdist") else []
+    command = [sys.executable, "-m", "pytest", *options, "tests/test_cuda_engine.py"]
+    try:
+        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TEST_SECONDS)
+        code, said = ran.returncode, ran.stdout + ran.stderr
+    except subprocess.TimeoutExpired as error:
+        code, said = f"not done after {TEST_SECONDS} s", error.stdout or b""
+        said = said.decode(errors="replace") if isinstance(said, bytes) else said
+    print(said[-6000:], flush=True)
+    return {"failed": code != 0, "code": code, "summary": said.strip().splitlines()[-12:]}
 
 
-def run_sanitizers():
-    """Each tool of compute-sanitizer on a fit of a few steps; a tool that cannot run on this machine says so."""
-    program = shutil.which("compute-sanitizer")
+def run_sanitizers(seconds):
+    """Each tool of compute-sanitizer on fits of a few steps, while there is time; one that cannot run here says so."""
+    program = shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ["PATH"], "/usr/local/cuda/bin"]))
     if not program:
         return "compute-sanitizer is not installed"
-    found = {}
-    for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
-        for precision in ("ieee", "bf16") if tool == "memcheck" else ("ieee",):
-            command = [
-                program,
-                "--tool",
-                tool,
-                "--error-exitcode",
-                "99",
-                sys.executable,
-                "-c",
-                TINY_FIT.format(precision),
-            ]
-            try:
-                ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
-                last = (ran.stdout + ran.stderr).strip().splitlines()[-1:]
-                found[f"{tool} {precision}"] = {"code": ran.returncode, "last": last}
-            except subprocess.TimeoutExpired:
-                found[f"{tool} {precision}"] = "took more than 60 s"
+    found, deadline = {}, time.monotonic() + seconds
+    for tool, precision in (
+        ("memcheck", "tf32"),
+        ("racecheck", "bf16"),
+        ("synccheck", "ieee"),
+        ("memcheck", "bf16"),
+        ("racecheck", "ieee"),
+        ("initcheck", "ieee"),
+    ):
+        left = min(SANITIZER_SECONDS, deadline - time.monotonic())
+        found[f"{tool} {precision}"] = sanitized(program, tool, precision, left) if left > 5 else "no time was left"
+        print(f"{tool} {precision}: {found[f'{tool} {precision}']}", flush=True)
     failed = any(isinstance(entry, dict) and entry["code"] == 99 for entry in found.values())
     return {"failed": failed, "tools": found}
+
+
+def sanitized(program, tool, precision, seconds):
+    command = [program, "--tool", tool, "--error-exitcode", "99", sys.executable, "-c", TINY_FITS.format(precision)]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return f"took more than {seconds:.0f} s"
+    return {"code": ran.returncode, "last": (ran.stdout + ran.stderr).strip().splitlines()[-3:]}
 
 
 # --- how fast it is -------------------------------------------------------------------------------------------------
@@ -202,15 +227,17 @@ def ways(device):
         f"fastmlp {precision}": lambda *workload, precision=precision: fastmlp_epoch(device, precision, *workload)
         for precision in precisions
     }
+    others = {}
     if importlib.util.find_spec("torch"):
-        for how in ("eager", "graph", "compile") if device != "cpu" else ("eager",):
+        for how in ("graph", "eager", "compile") if device != "cpu" else ("eager",):
             for precision in precisions:
-                found[f"torch {how} {precision}"] = lambda *workload, how=how, precision=precision: torch_epoch(
+                others[f"torch {how} {precision}"] = lambda *workload, how=how, precision=precision: torch_epoch(
                     device, how, precision, *workload
                 )
     if importlib.util.find_spec("jax"):
-        found["jax"] = jax_epoch
-    return found
+        for precision in precisions[:2]:
+            others[f"jax {precision}"] = lambda *workload, precision=precision: jax_epoch(device, precision, *workload)
+    return found | dict(sorted(others.items(), key=lambda way: "compile" in way[0]))  # which takes longest to start
 
 
 def fastmlp_epoch(device, precision, sizes, n_rows, batch):
@@ -254,6 +281,8 @@ def torch_epoch(device, how, precision, sizes, n_rows, batch):
         forward = torch.compile(forward, mode="reduce-overhead")
 
     def step(rows):
+        if how == "compile":
+            torch.compiler.cudagraph_mark_step_begin()
         optimizer.zero_grad(set_to_none=True)
         loss = forward(rows)
         loss.backward()
@@ -298,11 +327,14 @@ def timed(work):
     return time.perf_counter() - start
 
 
-def jax_epoch(sizes, n_rows, batch):
-    """A whole epoch in one compiled loop; on the device that JAX has."""
+def jax_epoch(device, precision, sizes, n_rows, batch):
+    """A whole epoch in one compiled loop."""
     import jax
     import jax.numpy as jnp
 
+    if device != "cpu" and jax.default_backend() != "gpu":
+        raise RuntimeError("this JAX has no GPU")
+    jax.config.update("jax_default_matmul_precision", {"ieee": "float32", "tf32": "tensorfloat32"}[precision])
     X, y = (jnp.asarray(array) for array in data(sizes, n_rows))
     random = np.random.RandomState(0)
     weights = [
@@ -311,31 +343,31 @@ def jax_epoch(sizes, n_rows, batch):
     ]
     moments = jax.tree.map(lambda w: (jnp.zeros_like(w), jnp.zeros_like(w)), weights)
 
-    def loss(weights, rows):
+    def loss(weights, X, y, rows):
         a = X[rows]
         for i, (w, b) in enumerate(weights):
             a = a @ w + b
             a = jax.nn.relu(a) if i + 1 < len(weights) else a
         return -jnp.take_along_axis(jax.nn.log_softmax(a), y[rows][:, None], 1).mean()
 
-    def step(carry, rows):
+    def step(X, y, carry, rows):
         weights, moments, t = carry
         rate = 1e-3 * jnp.sqrt(1 - 0.999 ** (t + 1.0)) / (1 - 0.9 ** (t + 1.0))
         flat, tree = jax.tree.flatten(weights)
         pairs = tree.flatten_up_to(moments)
-        slopes = jax.tree.leaves(jax.grad(loss)(weights, rows))
+        slopes = jax.tree.leaves(jax.grad(loss)(weights, X, y, rows))
         pairs = [(0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g) for (m, v), g in zip(pairs, slopes, strict=True)]
         flat = [w - rate * m / (jnp.sqrt(v) + 1e-8) for w, (m, v) in zip(flat, pairs, strict=True)]
         return (tree.unflatten(flat), tree.unflatten(pairs), t + 1), None
 
     @jax.jit
-    def epoch(carry, key):
+    def epoch(carry, key, X, y):  # data that it closed over would become constants of the program
         order = jax.random.permutation(key, n_rows)[: n_rows // batch * batch].reshape(-1, batch)
-        return jax.lax.scan(step, carry, order)[0]
+        return jax.lax.scan(functools.partial(step, X, y), carry, order)[0]
 
     carry, key = (weights, moments, 0), jax.random.key(0)
-    jax.block_until_ready(epoch(carry, key))
-    return min(timed(lambda: jax.block_until_ready(epoch(carry, key))) for _ in range(3))
+    jax.block_until_ready(epoch(carry, key, X, y))
+    return min(timed(lambda: jax.block_until_ready(epoch(carry, key, X, y))) for _ in range(3))
 
 
 if __name__ == "__main__":
