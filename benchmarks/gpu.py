@@ -131,7 +131,7 @@ def run_tests():
     environment = {**os.environ, "FASTMLP_REQUIRE_CUDA": "1"}
     options = ["-q", "-m", "cuda", "--maxfail=8", "--tb=short", "-rfE", "-p", "no:cacheprovider"]
     options += ["-n", "4"] if importlib.util.find_spec("xdist") else []
-    command = [sys.executable, "-m", "pytest", *options, "tests/test_cuda_engine.py"]
+    command = [sys.executable, "-m", "pytest", *options, "tests/test_cuda_hardware.py", "tests/test_cuda_engine.py"]
     try:
         ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TEST_SECONDS)
         code, said = ran.returncode, ran.stdout + ran.stderr

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import reference
 
-from fastmlp import _core
+from fastmlp import _core, _cuda
 
 hypothesis.settings.register_profile("fastmlp", deadline=None, derandomize=True, max_examples=60, database=None)
 hypothesis.settings.load_profile("fastmlp")
 
+CUDA_HOST = os.environ.get("FASTMLP_TEST_CUDA_HOST")
 CATALOGUES = {"activation": _core.activations(), "loss": _core.losses(), "optimizer": _core.optimizers()}
 WITHOUT_FORMULA = {
     *(CATALOGUES["activation"].keys() - reference.ACTIVATIONS.keys()),
@@ -86,3 +87,29 @@ def has_formula():
             pytest.xfail(f"{name!r} has no formula in tests/reference.py: held by central differences alone")
 
     return check
+
+
+@pytest.fixture(params=["host", pytest.param("cuda", marks=pytest.mark.cuda)])
+def library(request, monkeypatch):
+    """Path of the GPU engine that is tested: on a GPU where there is one, and on the host in its place.
+
+    The host's library is that of tests/cpp/cuda_host_library.cpp; FASTMLP_TEST_CUDA_HOST is its path. With
+    FASTMLP_REQUIRE_CUDA=1 a GPU that cannot be used is a failure: a run that was meant for one must not pass by
+    skipping.
+    """
+    if request.param == "host":
+        if not CUDA_HOST:
+            pytest.skip("FASTMLP_TEST_CUDA_HOST is not set")
+        monkeypatch.setenv("FASTMLP_CUDA_LIBRARY", CUDA_HOST)
+    status = _cuda.cuda_status()
+    if not status:
+        assert os.environ.get("FASTMLP_REQUIRE_CUDA") != "1", str(status)
+        pytest.skip(str(status))
+    return _cuda.library_path()
+
+
+@pytest.fixture
+def host(library):
+    """Only on the host: what is asked cannot be asked of a GPU."""
+    if library != CUDA_HOST:
+        pytest.skip("only where the host takes the GPU's place")

@@ -267,11 +267,13 @@ void describe(int device, const char* const* names, int n_names, Status& status)
   std::snprintf(status.device, sizeof status.device, "%s", properties.name);
   cudaFuncAttributes attributes{};
   check(cudaSetDevice(device), "choosing the device");
-  const bool runs = cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
-  cudaGetLastError();
-  if (properties.major < 8 || !runs)
+  const cudaError_t loaded = cudaFuncGetAttributes(&attributes, probe);
+  if (properties.major < 8 || loaded == cudaErrorNoKernelImageForDevice || loaded == cudaErrorInvalidDeviceFunction) {
+    cudaGetLastError();
     return report(State::device_too_old,
                   "compute capability " + std::to_string(properties.major) + "." + std::to_string(properties.minor));
+  }
+  check(loaded, "loading a kernel");
   std::size_t total = 0;
   check(cudaMemGetInfo(&status.free_bytes, &total), "asking for free memory");
   try {
