@@ -183,7 +183,7 @@ def test_an_engine_that_outlives_the_interpreter(library, gpu):
 
 def test_after_memory_has_run_out(library, gpu):
     """The next fit is as if nothing had been."""
-    huge = MLPRegressor((1 << 20, 2), batch_size=1 << 17, max_iter=1, device="cuda", dtype="float32")
+    huge = MLPRegressor(hidden_layer_sizes=(1 << 20, 2), batch_size=1 << 17, max_iter=1, device="cuda", dtype="float32")
     rows = np.zeros((1 << 17, 1), "f")
     with pytest.raises(MemoryError, match="of the device's memory"):
         huge.fit(rows, rows[:, 0])
