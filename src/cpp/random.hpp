@@ -89,8 +89,9 @@ struct RandomKey {
 
   FASTMLP_HOST_DEVICE bool is_set() const { return low != 0 || high != 0; }
   FASTMLP_HOST_DEVICE RandomKey of(std::uint64_t what) const {
-    const std::uint32_t a = scatter(low ^ std::uint32_t(what)), b = scatter(high + std::uint32_t(what >> 32) + a);
-    return {scatter(a + b), b};
+    const std::uint32_t a = scatter(low ^ std::uint32_t(what)), b = scatter(high + std::uint32_t(what >> 32) + a),
+                        c = scatter(a + b);
+    return {c, b + (b == 0 && c == 0)};
   }
 };
 
