@@ -57,18 +57,18 @@ double wall_seconds();
 double processor_seconds(); // of this thread
 
 // Where the threads of a region meet. Waiting spins for some microseconds, which is what a step's halves differ by, and
-// then sleeps: on a busy machine the thread waited for may need this very core.
+// then sleeps: on a busy machine the thread waited for may need this very core. Steps of small networks meet every few
+// microseconds: what the others look at while they spin has a cache line of its own, and only sleepers are called.
 class Barrier {
 public:
   void wait(int n_threads) {
     if (n_threads == 1) return;
-    const unsigned round = rounds.load(std::memory_order_acquire);
+    const unsigned round = rounds.load(std::memory_order_relaxed);
     if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == n_threads) {
       arrived.store(0, std::memory_order_relaxed);
-      {
-        const std::lock_guard<std::mutex> lock(mutex);
-        rounds.store(round + 1, std::memory_order_release);
-      }
+      rounds.store(round + 1); // in one order with `sleeping`: either this thread sees the sleeper, or he this
+      if (sleeping.load() == 0) return;
+      const std::lock_guard<std::mutex> lock(mutex); // so that nobody is between his last look and his sleep
       met.notify_all();
       return;
     }
@@ -78,7 +78,9 @@ public:
       pause();
     }
     std::unique_lock<std::mutex> lock(mutex);
-    met.wait(lock, [&] { return rounds.load(std::memory_order_relaxed) != round; });
+    sleeping.fetch_add(1);
+    met.wait(lock, [&] { return rounds.load() != round; });
+    sleeping.fetch_sub(1);
   }
 
 private:
@@ -90,8 +92,9 @@ private:
 #endif
   }
 
-  std::atomic<unsigned> rounds{0};
-  std::atomic<int> arrived{0};
+  alignas(64) std::atomic<unsigned> rounds{0};
+  alignas(64) std::atomic<int> arrived{0};
+  alignas(64) std::atomic<int> sleeping{0};
   std::mutex mutex;
   std::condition_variable met;
 };
