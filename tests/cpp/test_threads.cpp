@@ -1,6 +1,7 @@
 // The mode in which threads compute, where they meet, and how many of them the machine lets work.
 #include "check.hpp"
 
+#include "../../src/cpp/cpu/team_size.hpp"
 #include "../../src/cpp/cpu/threads.hpp"
 #include "../../src/cpp/engine.hpp"
 
@@ -95,6 +96,52 @@ void test_load() {
   check(load.affordable(3, now) == 3, "fewer are not concerned");
 }
 
+// A machine on which a row takes so many nanoseconds with 1, 2, ... threads, for some seconds; returns the number of
+// threads that it ends with, and adds up what it took.
+struct Machine {
+  TeamSize size;
+  double now = 100, worked = 0;
+
+  int run(double seconds, const std::vector<double>& row, int came = 0) {
+    int n = 0;
+    for (const double end = now + seconds; now < end;) {
+      n = size.choose(int(row.size()), now);
+      const double taken = size.is_measuring() ? 0.001 : 0.02;
+      now += taken;
+      worked += taken / row[std::size_t(n - 1)];
+      size.report(came ? came : n, taken / row[std::size_t(n - 1)], taken, now);
+    }
+    return n;
+  }
+};
+
+void test_team_size() {
+  const std::vector<double> pays{2, 1}, costs{1, 3}, best_with_two{2, 1, 1.5, 1.5}, best_with_four{4, 3, 2, 1};
+  Machine machine;
+  check(machine.size.choose(2, machine.now) == 2, "all threads at first");
+  machine.run(10, pays);
+  check(machine.worked > 0.97 * 10, "two threads that pay lose less than 3 % to trials");
+  machine.run(4, costs); // the longest pause
+  machine.worked = 0;
+  machine.run(10, costs);
+  check(machine.worked > 0.97 * 10, "nor does one thread, where a second one costs");
+  machine.run(4, pays);
+  machine.worked = 0;
+  machine.run(10, pays);
+  check(machine.worked > 0.97 * 10, "a machine that changes is noticed");
+  machine = Machine();
+  machine.run(10, best_with_two);
+  machine.worked = 0;
+  machine.run(10, best_with_two);
+  check(machine.worked > 0.97 * 10, "half of four");
+  machine.run(4, best_with_four);
+  machine.worked = 0;
+  machine.run(10, best_with_four);
+  check(machine.worked > 0.97 * 10, "and back to four");
+  machine = Machine();
+  check(machine.run(1, costs, 1) == 2, "a team that was smaller than asked for says nothing");
+}
+
 } // namespace
 
 void test_threads() {
@@ -104,6 +151,7 @@ void test_threads() {
     test_barrier(n_threads);
   }
   test_load();
+  test_team_size();
 }
 
 } // namespace fastmlp

@@ -15,6 +15,7 @@
 #include "input_gradient.hpp"
 #include "kernels.hpp"
 #include "prediction.hpp"
+#include "team_size.hpp"
 #include "tiles.hpp"
 
 #include <cmath>
@@ -175,10 +176,13 @@ private:
   // after them begins. Between regions the number of threads may change, and the caller may ask whether to stop.
   std::int64_t some_steps(const Dataset<T>& data, const std::int64_t* order, std::int64_t next, std::int64_t n,
                           std::int64_t batch_size, double alpha, Rule& rule, int n_threads, EpochResult& result) {
-    constexpr double seconds = 0.02;
-    const std::int64_t look =
-        1 + std::int64_t(2e6 / (3 * flops_per_row * double(batch_size))); // steps from look to look
-    const double start = wall_seconds();
+    constexpr double surely_worth_all = 1e8; // flops
+    const double flops = 3 * flops_per_row * double(batch_size);
+    const std::int64_t look = 1 + std::int64_t(2e6 / flops); // steps from look to look
+    const bool is_measured =
+        requested_threads == 0 && n_threads > 1 && flops < surely_worth_all && !data.loss && !has_steady_threads();
+    const auto [size, seconds] = is_measured ? choose_team(flops, n_threads) : TeamChoice{n_threads, 0.02};
+    const double start = wall_seconds(), until = start + seconds;
     bool end = false, failed = false; // written before a step's first barrier, read between its two
     const auto steps = [&](const Team& team) {
       const FlushDenormals mode;
@@ -187,7 +191,7 @@ private:
         const Batch<T> batch(data, {order, first, std::min(batch_size, n - first)}, R);
         if (!deltas.compute(batch, rule.dropout_key(t + 1), scratch[team.thread].data(), team)) break;
         if (team.thread == 0 && --until_look == 0) {
-          end = wall_seconds() - start > seconds;
+          end = wall_seconds() > until;
           until_look = look;
         }
         if (tiles.is_shared(deltas.space, int(batch.rows.n), team))
@@ -214,7 +218,10 @@ private:
         if (last) break;
       }
     };
-    parallel(n_threads, steps, !data.loss);
+    const std::int64_t begin = next;
+    const int n_came = parallel(size, steps, !data.loss);
+    if (is_measured && is_warm) report_team(flops, n_came, double(next - begin), wall_seconds() - start);
+    is_warm = true;
     return next;
   }
 
@@ -316,6 +323,7 @@ private:
   const int requested_threads;
   double flops_per_row = 0;
   int max_rows = 0;
+  bool is_warm = false; // its memory has been used
   Propagation<T> propagation;
   std::vector<Layer<T>>& layers; // of `propagation`
   Deltas<T> deltas;

@@ -56,6 +56,7 @@ void report_load(int n, double elapsed, double busy) {
 }
 
 bool set_steady_threads(bool on) { return steady.exchange(on); }
+bool has_steady_threads() { return steady; }
 
 double wall_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

@@ -53,6 +53,7 @@ private:
 int affordable_threads(int wanted);
 void report_load(int n, double elapsed, double busy);
 bool set_steady_threads(bool on); // returns what it was
+bool has_steady_threads();
 double wall_seconds();
 double processor_seconds(); // of this thread
 
@@ -106,9 +107,10 @@ struct Team {
   void barrier() const { meeting.wait(threads); }
 };
 
-// Calls body(team) on up to n threads, fewer while the machine is busy (see Load); thread 0 is the caller. The body
-// must not throw. Where others wait for thread 0 on purpose, the region `tells` nothing of the load.
-template <class F> void parallel(int n_threads, F&& body, bool tells = true) {
+// Calls body(team) on up to n threads, fewer while the machine is busy (see Load), and returns how many; thread 0 is
+// the caller. The body must not throw. Where others wait for thread 0 on purpose, the region `tells` nothing of the
+// load.
+template <class F> int parallel(int n_threads, F&& body, bool tells = true) {
   Barrier meeting;
 #ifdef _OPENMP
   if (n_threads > 1) n_threads = affordable_threads(n_threads);
@@ -126,11 +128,12 @@ template <class F> void parallel(int n_threads, F&& body, bool tells = true) {
       team.barrier(); // it sleeps where the runtime's own would spin
     }
     if (tells) report_load(n_came, wall_seconds() - start, busy);
-    return;
+    return n_came;
   }
 #endif
   (void)n_threads, (void)tells;
   body(Team{0, 1, meeting});
+  return 1;
 }
 
 // Where this thread's part of `total` items begins, or that of the thread `offset` after it.
