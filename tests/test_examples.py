@@ -223,7 +223,12 @@ def test_blocks_keep_what_a_lesson_prints_and_draws(tmp_path):
         "print(6 * 7)\nplt.figure()\nplt.figure()\n"
         "# %%\n# The error:\nprint('before')\n1 / 0\n# %%\n# Never.\nprint('after')\n",
     )
+    from matplotlib import pyplot
+
+    of_others = pyplot.figure()
     first, part, wrong, last = blocks.run(path)
+    assert pyplot.fignum_exists(of_others.number)
+    pyplot.close(of_others)
     assert first.prose == "Title\n=====\n\nText."
     assert (part.prose, part.printed, len(part.pictures)) == ("Part\n----\nMore.", "42\n", 2)
     assert (wrong.printed, wrong.error[-34:]) == ("before\n", "ZeroDivisionError: division by zero\n"[-34:])

@@ -100,6 +100,9 @@ def run(path: Path, names: dict[str, Any] | None = None) -> list[Block]:
     import matplotlib
 
     matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    others = set(pyplot.get_fignums())
     blocks = split(path.read_text(encoding="utf-8"))
     names = {} if names is None else names
     names.update(__name__="__main__", __file__=str(path))
@@ -113,22 +116,19 @@ def run(path: Path, names: dict[str, Any] | None = None) -> list[Block]:
             block.error = traceback.format_exc()
         block.seconds = time.perf_counter() - start
         block.printed = printed.getvalue()
-        block.pictures = _take_pictures()
+        block.pictures = [_take_picture(number) for number in pyplot.get_fignums() if number not in others]
         if block.error:
             break
     return blocks
 
 
-def _take_pictures() -> list[str]:
+def _take_picture(number: int) -> str:
     from matplotlib import pyplot
 
-    pictures = []
-    for number in pyplot.get_fignums():
-        picture = io.BytesIO()
-        pyplot.figure(number).savefig(picture, format="png", dpi=DOTS_PER_INCH)
-        pictures.append(base64.b64encode(picture.getvalue()).decode())
-    pyplot.close("all")
-    return pictures
+    picture = io.BytesIO()
+    pyplot.figure(number).savefig(picture, format="png", dpi=DOTS_PER_INCH)
+    pyplot.close(number)
+    return base64.b64encode(picture.getvalue()).decode()
 
 
 if __name__ == "__main__":
