@@ -37,6 +37,7 @@ PYTHON_ROOMS = [
     "_core",
     "_validation",
     "_cuda",
+    "_cuda_arrays",
     "_losses",
     "_engine",
     "_parameters",

@@ -30,6 +30,7 @@ template <class T> struct Matrix {
   std::ptrdiff_t stride = 0; // between dense rows, in elements
   const std::int32_t* indices = nullptr;
   const std::int64_t* indptr = nullptr;
+  bool on_device = false; // `data`, dense, is in the memory of the engine's device, and not in the host's
 };
 
 // A loss from outside, of all rows of a batch at once, in place of the network's.

@@ -125,7 +125,6 @@ public:
   // averaged, the engine holds the averages before and after, and they are what is validated; steps go on from the
   // weights themselves.
   void run(TrainOptions& options, TrainState& state, std::vector<T>& best) {
-    const HeldData held(engine, {&data, &validation.data});
     if (options.early_stopping && validates()) keep(best);
     averages = options.rule.ema_decay > 0;
     exchange_average();
@@ -134,12 +133,6 @@ public:
   }
 
 private:
-  struct HeldData { // while a training runs
-    HeldData(Engine<T>& engine, const std::vector<const Dataset<T>*>& data) : engine(engine) { engine.hold(data); }
-    ~HeldData() { engine.hold({}); }
-    Engine<T>& engine;
-  };
-
   void exchange_average() {
     if (averages) engine.exchange_average();
   }

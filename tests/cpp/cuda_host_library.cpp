@@ -6,11 +6,14 @@
 //                             and threads likewise
 //   FASTMLP_HOST_GPU_BYTES    how much memory the device has
 //   FASTMLP_HOST_GPU_SHARED   how much a block of threads shares; 0: no network is so narrow that one kernel takes it
+//   FASTMLP_HOST_GPU_DEVICES  how many devices there are; arrays that do not say on which they are, are on the last one
+// What came from the host, and which streams were waited for, is told by fastmlp_host_gpu_log.
 #include "cuda_on_host.hpp"
 
 #include "../../src/cpp/cuda/accesses.hpp"
 #include "../../src/cpp/cuda/engine.hpp"
 #include "../../src/cpp/cuda/exports.hpp"
+#include "../../src/cpp/cuda/kernels/arrays.cuh"
 #include "../../src/cpp/cuda/kernels/fused.cuh"
 #include "../../src/cpp/cuda/kernels/products.cuh"
 #include "../../src/cpp/cuda/memory.hpp"
@@ -22,6 +25,13 @@
 namespace fastmlp::cuda {
 
 namespace {
+
+// Since the process began: uploads and downloads of bytes, and streams by their handles.
+struct Log {
+  std::uint64_t uploaded = 0, downloaded = 0, converted = 0, n_streams = 0;
+  std::int64_t streams[16] = {}; // the last ones
+};
+Log log_of_calls;
 
 std::size_t setting(const char* name, std::size_t otherwise) {
   const char* given = std::getenv(name);
@@ -95,7 +105,10 @@ public:
     std::free(memory);
   }
   std::size_t free_bytes() const override { return bytes - used; }
-  void upload(void* to, const void* from, std::size_t n) override { move(to, from, n); }
+  void upload(void* to, const void* from, std::size_t n) override {
+    log_of_calls.uploaded += n;
+    move(to, from, n);
+  }
   void download(void* to, const void* from, std::size_t n) override { move(to, from, n); }
   void copy(void* to, const void* from, std::size_t n) override { move(to, from, n); }
   void wait() override {}
@@ -156,22 +169,57 @@ private:
   std::map<void*, std::size_t> sizes;
 };
 
+int n_devices() { return int(setting("FASTMLP_HOST_GPU_DEVICES", 1)); }
+
+// --- arrays of others
+
+int device_of(const void*) { return n_devices() - 1; }
+
+void wait_for(int, std::intptr_t stream) { log_of_calls.streams[log_of_calls.n_streams++ % 16] = stream; }
+
+void download(int, void* to, const void* from, std::size_t bytes, std::size_t pitch, std::int64_t n_rows) {
+  log_of_calls.downloaded += bytes * std::size_t(n_rows);
+  for (std::int64_t i = 0; i < n_rows; ++i)
+    std::memcpy(static_cast<char*>(to) + i * std::int64_t(bytes),
+                static_cast<const char*>(from) + i * std::int64_t(pitch), bytes);
+}
+
+std::int64_t find_not_finite_in(int, const ArrayRows& rows) {
+  std::vector<std::int64_t> found(std::size_t(searching_blocks(rows.n_rows)) * searching_warps);
+  launch_find_not_finite(nullptr, rows, found.data());
+  return first_of(found.data(), rows.n_rows);
+}
+
+void* convert(int, const ArrayRows& rows) {
+  log_of_calls.converted += converted_bytes(rows);
+  void* copy = std::malloc(converted_bytes(rows));
+  launch_convert(nullptr, rows, copy);
+  return copy;
+}
+
+void free_array(int, void* memory) { std::free(memory); }
+
+const Arrays arrays = {device_of, wait_for, download, find_not_finite_in, convert, free_array};
+
+// --- the library
+
 void describe(int device, const char* const*, int, Status* status) {
   *status = {};
-  status->state = device == 0 ? State::ok : State::no_device;
-  status->n_devices = 1;
+  status->n_devices = n_devices();
+  status->state = device < status->n_devices ? State::ok : State::no_device;
   std::snprintf(status->device, sizeof status->device, "host");
-  std::snprintf(status->detail, sizeof status->detail, "device %d of 1", device);
+  std::snprintf(status->detail, sizeof status->detail, "device %d of %d", device, n_devices());
 }
 
 template <class T> Engine<T>* make(const Network& network, int, int precision) {
   return make_engine<T>(network, std::make_unique<Host>(), Precision(precision)).release();
 }
 
-const Api api = {"host", describe, make<float>, make<double>};
+const Api api = {"host", describe, make<float>, make<double>, &arrays};
 
 } // namespace
 
 } // namespace fastmlp::cuda
 
 FASTMLP_EXPORT_API(fastmlp::cuda::api)
+FASTMLP_EXPORT void fastmlp_host_gpu_log(fastmlp::cuda::Log* log) { *log = fastmlp::cuda::log_of_calls; }

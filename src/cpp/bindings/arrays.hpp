@@ -7,6 +7,7 @@
 #include <pybind11/stl.h>
 
 #include "../engine.hpp"
+#include "cuda_array.hpp"
 
 #include <initializer_list>
 #include <numeric>
@@ -98,10 +99,27 @@ template <class T> Matrix<T> sparse_matrix(const py::tuple& csr, int n_columns) 
   return X;
 }
 
-template <class T> Matrix<T> matrix(const py::object& X, int n_columns) {
+template <class T> Matrix<T> device_matrix(const CudaArray& array, int n_columns, int device) {
+  if (array.device_number() != device)
+    reject(device < 0 ? std::string("X is on a GPU, and this is computed on the CPU")
+                      : "X is on GPU " + std::to_string(array.device_number()) + ", and the engine on GPU " +
+                            std::to_string(device));
+  const cuda::ArrayRows rows = array.features();
+  if (rows.is_double != (sizeof(T) == 8) || rows.n_columns != n_columns)
+    reject("X must have " + std::to_string(n_columns) + " columns and the dtype of the engine");
+  Matrix<T> X{rows.n_rows, rows.n_columns, static_cast<const T*>(rows.data), rows.stride};
+  X.on_device = true;
+  return X;
+}
+
+constexpr int no_device = -1; // the host
+
+// `device`: number of the GPU whose memory X may be in.
+template <class T> Matrix<T> matrix(const py::object& X, int n_columns, int device = no_device) {
   if (py::isinstance<py::tuple>(X)) return sparse_matrix<T>(X, n_columns);
+  if (py::isinstance<CudaArray>(X)) return device_matrix<T>(X.cast<const CudaArray&>(), n_columns, device);
   if (py::isinstance<py::array>(X)) return dense_matrix<T>(py::reinterpret_borrow<py::array>(X), n_columns);
-  throw py::type_error("X must be an array or a tuple (data, indices, indptr, n_columns)");
+  throw py::type_error("X must be an array, a CudaArray or a tuple (data, indices, indptr, n_columns)");
 }
 
 inline void require_class_numbers(int loss) {
@@ -114,9 +132,10 @@ inline void require_class_numbers(int loss) {
 }
 
 template <class T>
-Dataset<T> dataset(const Network& network, const py::object& X, const py::array& y, const py::object& sample_weight) {
+Dataset<T> dataset(const Network& network, const py::object& X, const py::array& y, const py::object& sample_weight,
+                   int device = no_device) {
   Dataset<T> data;
-  data.X = matrix<T>(X, network.n_inputs());
+  data.X = matrix<T>(X, network.n_inputs(), device);
   const std::int64_t n = data.X.n_rows;
   const int m = network.n_targets();
   if (py::isinstance<py::array_t<std::int32_t>>(y)) {

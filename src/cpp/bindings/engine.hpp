@@ -1,31 +1,13 @@
-// The Engine that Python sees: one dtype chosen, options read, the GIL released while the core works.
+// The Engine that Python sees: one dtype chosen, the GIL released while the core works.
 #pragma once
 
-#include "../trainer.hpp"
 #include "cuda.hpp"
-#include "hyperparameters.hpp"
 #include "python_loss.hpp"
+#include "training.hpp"
 
-#include <map>
 #include <mutex>
 
 namespace fastmlp {
-
-// --- optimizers
-// --------------------------------------------------------------------------------------------------------
-
-inline Rule make_rule(const std::string& optimizer, const std::map<std::string, double>& given, double learning_rate,
-                      long long t) {
-  if (!(learning_rate >= 0) || std::isinf(learning_rate)) reject("learning_rate must be finite and not negative");
-  Rule rule;
-  rule.optimizer = Optimizers::find(optimizer, "optimizer");
-  rule.learning_rate = learning_rate;
-  rule.t = counter(t, "t", 0);
-  Optimizers::visit(rule.optimizer, [&](auto entry) {
-    rule.hyperparameters = read_hyperparameters(entry, {given.begin(), given.end()});
-  });
-  return rule;
-}
 
 template <class T> std::vector<T*> slot_pointers(const Rule& rule, std::vector<py::array>& slots, py::ssize_t n) {
   std::size_t needed = rule.ema_decay > 0;
@@ -42,127 +24,6 @@ template <class T> std::vector<T*> slot_pointers(const Rule& rule, std::vector<p
   return pointers;
 }
 
-// --- the engine
-// ----------------------------------------------------------------------------------------------------------
-
-// Wants Ctrl-C and errors of callbacks to stop training without losing what was learned: they are kept and raised after
-// the parameters have been written back.
-class PythonHooks {
-public:
-  PythonHooks(const py::object& on_epoch, const py::object& rates, const py::object& score) {
-    hooks.poll = [this] {
-      return failed([] {
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      });
-    };
-    if (!on_epoch.is_none())
-      hooks.after_epoch = [this, on_epoch](std::int64_t n_iter, double loss, double score, double learning_rate) {
-        return failed([&] { on_epoch(n_iter, loss, score, learning_rate); });
-      };
-    if (!score.is_none())
-      hooks.score = [this, score](double loss) -> std::optional<double> {
-        double answer = 0;
-        return failed([&] { answer = score(loss).cast<double>(); }) ? std::nullopt : std::optional(answer);
-      };
-    if (!rates.is_none())
-      hooks.rates = [this, rates](long long t, std::int64_t n_steps, std::int64_t no_improvement_count) {
-        std::vector<double> numbers;
-        failed([&] {
-          const py::array answer = array_argument(rates(t, n_steps, no_improvement_count), "rates");
-          const double* p = input<double>(answer, "rates", {n_steps});
-          for (std::int64_t i = 0; i < n_steps; ++i)
-            if (!(p[i] >= 0 && p[i] < infinity))
-              reject("the learning rate of step " + std::to_string(t + i + 1) +
-                     " must be finite and not negative, got " + number(p[i]));
-          numbers.assign(p, p + n_steps);
-        });
-        return numbers;
-      };
-  }
-
-  // Ctrl-C ends training quietly; any other error is raised.
-  void raise() const {
-    if (!error) return;
-    try {
-      std::rethrow_exception(error);
-    } catch (const py::error_already_set& e) {
-      if (!e.matches(PyExc_KeyboardInterrupt)) throw;
-    }
-  }
-
-  Hooks hooks;
-
-private:
-  // Calls with the GIL; whether it threw.
-  template <class F> bool failed(F&& call) {
-    const py::gil_scoped_acquire gil;
-    try {
-      call();
-      return false;
-    } catch (...) {
-      error = std::current_exception();
-      return true;
-    }
-  }
-
-  std::exception_ptr error;
-};
-
-template <class V> V option(const py::dict& options, const char* name) {
-  if (!options.contains(name)) reject(std::string("the option '") + name + "' is missing");
-  try {
-    return options[name].cast<V>();
-  } catch (const py::cast_error&) {
-    throw py::type_error(std::string("the option '") + name +
-                         "' has a wrong type: " + py::repr(options[name]).cast<std::string>());
-  }
-}
-
-template <class V> V choice(const py::dict& options, const char* name, std::initializer_list<const char*> names) {
-  const auto given = option<std::string>(options, name);
-  int number = 0;
-  std::string valid;
-  for (const char* known : names) {
-    if (given == known) return V(number);
-    ++number;
-    valid += std::string(" '") + known + "'";
-  }
-  reject(std::string("unknown ") + name + " '" + given + "'; valid names:" + valid);
-}
-
-inline TrainOptions train_options(const py::dict& d) {
-  TrainOptions o;
-  o.rule = make_rule(option<std::string>(d, "optimizer"), option<std::map<std::string, double>>(d, "hyperparameters"),
-                     option<double>(d, "learning_rate"), option<long long>(d, "t"));
-  o.rule.seed = option<std::uint64_t>(d, "dropout_seed");
-  o.rule.clip_norm = option<double>(d, "clip_norm");
-  o.rule.clip_value = option<double>(d, "clip_value");
-  o.rule.ema_decay = option<double>(d, "ema_decay");
-  o.report_batch_losses = option<bool>(d, "report_batch_losses");
-  o.learning_rate_init = option<double>(d, "learning_rate_init");
-  o.schedule = choice<Schedule>(d, "schedule", {"constant", "invscaling", "adaptive"});
-  o.power_t = option<double>(d, "power_t");
-  o.alpha = option<double>(d, "alpha");
-  o.batch_size = option<std::int64_t>(d, "batch_size");
-  o.max_iter = option<std::int64_t>(d, "max_iter");
-  o.shuffle = option<bool>(d, "shuffle");
-  o.tol = option<double>(d, "tol");
-  o.n_iter_no_change = option<double>(d, "n_iter_no_change");
-  o.score = choice<Score>(d, "score", {"accuracy", "r2", "loss", "given"});
-  o.early_stopping = option<bool>(d, "early_stopping");
-  o.max_seconds = option<double>(d, "max_seconds");
-  if (!(o.rule.clip_norm > 0 && o.rule.clip_value > 0)) reject("clip_norm and clip_value must be positive");
-  if (!(o.rule.ema_decay >= 0 && o.rule.ema_decay < 1))
-    reject("ema_decay must be at least 0 and below 1, got " + number(o.rule.ema_decay));
-  if (o.batch_size < 1 || o.max_iter < 0) reject("batch_size must be at least 1 and max_iter at least 0");
-  for (const auto& [name, value] :
-       {std::pair("tol", o.tol), std::pair("n_iter_no_change", o.n_iter_no_change), std::pair("power_t", o.power_t),
-        std::pair("alpha", o.alpha), std::pair("learning_rate_init", o.learning_rate_init),
-        std::pair("max_seconds", o.max_seconds)})
-    if (!(value >= 0)) reject(std::string(name) + " must not be negative, got " + number(value));
-  return o;
-}
-
 class PyEngine {
 public:
   // `cuda` is None, or the path of the GPU engine, the number of a device whose status is ok, and a precision.
@@ -174,9 +35,10 @@ public:
     if (n_threads < 0) reject("n_threads must be 0 (automatic) or positive, got " + std::to_string(n_threads));
     if (dtype != "float32" && dtype != "float64")
       reject("unknown dtype '" + dtype + "'; valid names: 'float32' 'float64'");
-    if (!cuda.is_none())
+    if (!cuda.is_none()) {
       engine = make_cuda_engine(network, dtype, cuda);
-    else if (dtype == "float32")
+      device = cuda.cast<py::tuple>()[1].cast<int>();
+    } else if (dtype == "float32")
       engine = make_cpu_engine<float>(network, n_threads);
     else
       engine = make_cpu_engine<double>(network, n_threads);
@@ -189,7 +51,8 @@ public:
       if (wanted < 0 || wanted > last)
         reject("layer must be between 0 and " + std::to_string(last) + " (or -1), got " + std::to_string(layer));
       const T* p = input<T>(parameters, "parameters", {network.n_parameters});
-      const Matrix<T> data = matrix<T>(X, network.n_inputs());
+      const Matrix<T> data = matrix<T>(X, network.n_inputs(), device);
+      if (data.on_device && wanted == 0) return X.cast<const CudaArray&>().to_host(0, data.n_rows);
       py::array_t<T> out({py::ssize_t(data.n_rows), py::ssize_t(network.sizes[wanted])});
       T* result = out.mutable_data();
       if (data.n_rows == 0) return std::move(out);
@@ -224,7 +87,7 @@ public:
     return exclusively([&](auto& engine, auto zero) -> py::object {
       using T = decltype(zero);
       const T* p = input<T>(parameters, "parameters", {network.n_parameters});
-      Dataset<T> data = dataset<T>(network, X, y, sample_weight);
+      Dataset<T> data = dataset<T>(network, X, y, sample_weight, device);
       if (data.X.n_rows == 0) reject("X has no rows");
       PythonLoss<T> own_loss(this->loss, network, data);
       py::array_t<T> gradient(network.n_parameters);
@@ -259,6 +122,30 @@ public:
     });
   }
 
+  // Says with which data `train` will be called again and again, until `release`. They must stay as they are.
+  void hold(const py::object& X, const py::array& y, const py::object& sample_weight, const py::object& validation) {
+    exclusively([&](auto& engine, auto zero) -> py::object {
+      using T = decltype(zero);
+      const Dataset<T> data = dataset<T>(network, X, y, sample_weight, device);
+      Dataset<T> others;
+      if (!validation.is_none()) others = validation_data<T>(validation, py::none(), data.labels != nullptr);
+      {
+        const py::gil_scoped_release release;
+        engine.hold({&data, &others});
+      }
+      held = py::make_tuple(X, y, sample_weight, validation);
+      return {};
+    });
+  }
+
+  void release() {
+    exclusively([&](auto& engine, auto) -> py::object {
+      engine.hold({});
+      held = py::none();
+      return {};
+    });
+  }
+
   py::object train(py::array& parameters, std::vector<py::array> slots, const py::object& X, const py::array& y,
                    const py::object& sample_weight, const py::object& rows, const py::object& validation_rows,
                    MT19937& random, const py::dict& settings, const py::object& on_epoch, const py::object& rates,
@@ -277,7 +164,7 @@ public:
         reject("training knows " + std::to_string(n_options) + " options, got " + std::to_string(settings.size()));
       T* p = output<T>(parameters, "parameters", {network.n_parameters});
       const std::vector<T*> pointers = slot_pointers<T>(options.rule, slots, network.n_parameters);
-      Dataset<T> data = dataset<T>(network, X, y, sample_weight);
+      Dataset<T> data = dataset<T>(network, X, y, sample_weight, device);
       PythonLoss<T> own_loss(loss, network, data);
       if (options.score == Score::r2 && !data.y) reject("the score 'r2' needs targets, not class numbers");
       if ((options.score == Score::given) == score.is_none()) reject("the score 'given' needs a function, others none");
@@ -302,6 +189,7 @@ public:
         const py::gil_scoped_release release;
         engine.set_parameters(p);
         engine.set_slots(pointers);
+        const HeldForNow<T> for_now(held.is_none() ? &engine : nullptr, {&data, &watched.data});
         Trainer<T>(engine, network, data, order, watched, stream, python.hooks).run(options, state, best);
         engine.get_parameters(p);
         engine.get_slots();
@@ -319,6 +207,16 @@ public:
   }
 
 private:
+  template <class T> struct HeldForNow { // while one training runs, unless its data are held already
+    HeldForNow(Engine<T>* engine, const std::vector<const Dataset<T>*>& data) : engine(engine) {
+      if (engine) engine->hold(data);
+    }
+    ~HeldForNow() {
+      if (engine) engine->hold({});
+    }
+    Engine<T>* engine;
+  };
+
   // The engine's buffers serve one call at a time; another thread gets an error instead of wrong numbers.
   template <class F> py::object exclusively(F&& call) {
     const std::unique_lock<std::mutex> lock(busy, std::try_to_lock);
@@ -339,7 +237,7 @@ private:
     if (!py::isinstance<py::tuple>(validation) || py::len(validation) != 3)
       throw py::type_error("validation must be a tuple of X, y and sample_weight");
     const auto parts = validation.cast<py::tuple>();
-    const Dataset<T> data = dataset<T>(network, parts[0], array_argument(parts[1], "y"), parts[2]);
+    const Dataset<T> data = dataset<T>(network, parts[0], array_argument(parts[1], "y"), parts[2], device);
     if (data.X.n_rows == 0) reject("there are no rows to validate on");
     if ((data.labels != nullptr) != labels) reject("the targets of training and validation must be of one kind");
     return data;
@@ -373,6 +271,8 @@ private:
   const Network network;
   const py::object loss; // of a batch, in place of the network's, or None
   AnyEngine engine;
+  int device = no_device;
+  py::object held = py::none(); // data that train is called with again and again
   std::mutex busy;
 };
 

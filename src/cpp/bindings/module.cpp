@@ -270,6 +270,22 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
 
   m.def("cuda_status", cuda_status, "library"_a, "device"_a, "cublas"_a);
 
+  py::class_<CudaArray>(m, "CudaArray")
+      .def(py::init<const py::object&, const std::string&, const std::string&>(), "array"_a, "library"_a,
+           "name"_a = "X")
+      .def_property_readonly("shape", &CudaArray::shape_tuple)
+      .def_property_readonly("dtype", &CudaArray::number_type)
+      .def_property_readonly("device", &CudaArray::device_number)
+      .def("__len__", &CudaArray::length)
+      .def(
+          "to_host",
+          [](const CudaArray& self, std::int64_t first, std::optional<std::int64_t> n) {
+            return self.to_host(first, n.value_or(self.length() - first));
+          },
+          "first"_a = 0, "n"_a = py::none())
+      .def("find_not_finite", &CudaArray::find_not_finite)
+      .def("converted", &CudaArray::converted);
+
   m.def("hessian_vector_product", hessian_vector_product, "network"_a, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,
         "alpha"_a, "vector"_a, "n_threads"_a = 0);
 
@@ -287,6 +303,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
            "alpha"_a, "dropout_seed"_a = 0)
       .def("apply", &PyEngine::apply, "parameters"_a, "gradient"_a, "optimizer"_a, "hyperparameters"_a,
            "learning_rate"_a, "t"_a, "slots"_a)
+      .def("hold", &PyEngine::hold, "X"_a, "y"_a, "sample_weight"_a, "validation"_a = py::none())
+      .def("release", &PyEngine::release)
       .def("train", &PyEngine::train, "parameters"_a, "slots"_a, "X"_a, "y"_a, "sample_weight"_a, "rows"_a,
            "validation_rows"_a, "random"_a, "options"_a, "on_epoch"_a, "rates"_a = py::none(),
            "validation"_a = py::none(), "score"_a = py::none());

@@ -10,7 +10,7 @@ template <class T> Engine<T>* make(const Network& network, int device, int preci
   return make_engine<T>(network, open_gpu(device), Precision(precision)).release();
 }
 
-const Api api = {"cuda", describe_gpu, make<float>, make<double>};
+const Api api = {"cuda", describe_gpu, make<float>, make<double>, &arrays_on_gpu};
 
 } // namespace
 

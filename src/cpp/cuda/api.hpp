@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../engine.hpp"
+#include "arrays.hpp"
 
 #include <cstddef>
 
@@ -27,6 +28,7 @@ struct Api {
   // After a status that is ok. Precision by its number.
   Engine<float>* (*make_float_engine)(const Network& network, int device, int precision);
   Engine<double>* (*make_double_engine)(const Network& network, int device, int precision);
+  const Arrays* arrays;
 };
 
 // The only names that the library exports: of which build it is, and what it offers.

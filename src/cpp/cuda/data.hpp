@@ -18,9 +18,24 @@ template <class T> struct DeviceData {
   DeviceData() = default;
   explicit DeviceData(Device& device) : X(device), y(device), labels(device), weights(device) {}
 
+  // X itself where it is on the device already.
+  T* features() const { return in_place ? const_cast<T*>(in_place) : static_cast<T*>(X.get()); } // it is only read
   Rows rows(int n, bool ordered) const { return {n, ordered, labels.get() != nullptr, weights.get() != nullptr}; }
 
+  // Takes n rows to predict, from `first` on; returns where they are among its features.
+  std::int64_t take(Device& device, const Matrix<T>& given, const std::int64_t* rows, std::int64_t first, int n) {
+    stride = int(given.on_device ? given.stride : given.n_columns);
+    in_place = given.on_device ? given.data : nullptr;
+    if (in_place) return first;
+    std::vector<T> packed(std::size_t(n) * std::size_t(given.n_columns));
+    pack_rows(given, rows, first, n, packed.data());
+    X.reserve(packed.size() * sizeof(T));
+    device.upload(X.get(), packed.data(), packed.size() * sizeof(T));
+    return 0;
+  }
+
   Memory X, y, labels, weights;
+  const T* in_place = nullptr;
   int stride = 0;
   long long serial = 0; // tells data from others
 };
@@ -33,8 +48,13 @@ public:
   void hold(const std::vector<const Dataset<T>*>& datasets) {
     held.clear();
     passing.clear();
-    for (const Dataset<T>* data : datasets)
-      if (!data->X.indptr && !data->loss && !find(*data)) held.push_back({*data, copy(*data)});
+    try {
+      for (const Dataset<T>* data : datasets)
+        if (data->X.data && !data->X.indptr && !data->loss && !find(*data)) held.push_back({*data, copy(*data)});
+    } catch (...) {
+      held.clear(); // their addresses may be others' next time
+      throw;
+    }
   }
 
   const DeviceData<T>& find(const Dataset<T>& data, bool& is_new) {
@@ -65,18 +85,23 @@ private:
     DeviceData<T> copy(device);
     const std::size_t n = std::size_t(data.X.n_rows), columns = std::size_t(data.X.n_columns);
     const std::size_t n_targets = data.y ? std::size_t(this->n_targets) : 0;
-    const std::size_t all = n * ((columns + n_targets + (data.sample_weight ? 1 : 0)) * sizeof(T) +
+    const std::size_t all = n * ((columns * !data.X.on_device + n_targets + (data.sample_weight ? 1 : 0)) * sizeof(T) +
                                  (data.labels ? sizeof(std::int32_t) : 0));
     if (all > device.free_bytes())
       throw OutOfMemory("data of " + std::to_string(n) + " rows and " + std::to_string(columns) + " features need " +
                         gibibytes(all) + " of the device's memory, of which " + gibibytes(device.free_bytes()) +
                         " are free");
-    copy.X.reserve(n * columns * sizeof(T));
-    copy_features(data.X, copy.X);
+    copy.stride = data.X.n_columns;
+    if (data.X.on_device) {
+      copy.in_place = data.X.data;
+      copy.stride = int(data.X.stride);
+    } else {
+      copy.X.reserve(n * columns * sizeof(T));
+      copy_features(data.X, copy.X);
+    }
     give(data.y, n * n_targets, copy.y);
     give(data.labels, data.labels ? n : 0, copy.labels);
     give(data.sample_weight, data.sample_weight ? n : 0, copy.weights);
-    copy.stride = data.X.n_columns;
     copy.serial = ++last_serial;
     return copy;
   }

@@ -168,20 +168,17 @@ public:
   void predict(const T* flat, const Matrix<T>& X, const std::int64_t* rows, std::int64_t n, int layer,
                T* out) override {
     refuse_sparse(X);
-    const int columns = X.n_columns, width = network.sizes[layer];
+    const int width = network.sizes[layer];
     if (layer == 0) return pack_rows(X, rows, 0, n, out);
     if (flat) set_parameters(flat);
     const bool last = layer == network.n_layers();
-    std::vector<T> packed;
     for_each_chunk(n, [&](std::int64_t first, int count) {
       prepare(count, false);
-      packed.resize(std::size_t(count) * std::size_t(columns));
-      pack_rows(X, rows, first, count, packed.data());
-      if (chunk.X.reserve(packed.size() * sizeof(T))) programs.clear();
-      device->upload(chunk.X.get(), packed.data(), packed.size() * sizeof(T));
-      start_at(0);
-      device->run(program({5, double(count), double(layer)}, chunk,
-                          [&] { return plan.prediction({count, false, false, false}, columns, layer); }));
+      const T* const before = chunk.features();
+      start_at(chunk.take(*device, X, rows, first, count));
+      if (chunk.features() != before) programs.clear();
+      device->run(program({5, double(count), double(layer), double(chunk.stride)}, chunk,
+                          [&] { return plan.prediction({count, false, false, false}, chunk.stride, layer); }));
       read_units(last ? plan.buffers.predictions() : plan.buffers.of(Buffers::units, layer), count, width,
                  last ? width : padded(width), !last && precision == Precision::bf16, out + first * width);
     });
@@ -262,7 +259,7 @@ private:
       places[shadow].element = Element::bfloat16;
       for (const BufferSize& size : plan.sizes(1, true)) places.push_back({nullptr, size.element});
       for (std::size_t i = 0; i < places.size(); ++i) places[i].address = memory[i].get();
-      places[features].address = on_device.X.get();
+      places[features].address = on_device.features();
       places[targets].address = on_device.y.get();
       places[labels].address = on_device.labels.get();
       places[row_weights].address = on_device.weights.get();

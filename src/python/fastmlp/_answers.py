@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn import get_config
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
 
+from fastmlp._cuda_arrays import features_on_gpu, is_cuda_array, on_host, place_of
 from fastmlp._engine import make_engine, predict_plain
 from fastmlp._parameters import FlatParameters, float_dtype
 from fastmlp._validation import core_array, core_matrix
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fastmlp import _core
     from fastmlp._core import FloatArray, Matrix
 
@@ -25,6 +28,7 @@ class Answers(FlatParameters):
     if TYPE_CHECKING:
         n_jobs: int | None
         dtype: str | None
+        device: str
 
         def _network(self, sizes: list[int]) -> _core.Network: ...
 
@@ -45,17 +49,44 @@ class Answers(FlatParameters):
         return self._layer(X, len(sizes) - 1)
 
     def _layer(self, X: Any, layer: int, network: _core.Network | None = None) -> FloatArray:
-        """Return a layer (n_samples, n_units) of a fitted network; 0 is the input. As ``_outputs``, for any X."""
+        """Return a layer (n_samples, n_units) of a fitted network; 0 is the input. As ``_outputs``, for any X.
+
+        It is computed where X is: on a GPU in full precision, so that the answers of both are the same up to rounding.
+        """
         own, flat, rows = self._checked(X)
-        return make_engine(network or own, flat.dtype, self.n_jobs).predict(flat, rows, layer)
+        engine = make_engine(network or own, flat.dtype, self.n_jobs, gpu=place_of(rows))
+        return engine.predict(flat, rows, layer)
 
     def _checked(self, X: Any) -> tuple[_core.Network, FloatArray, Matrix]:
         """Return a fitted network, its parameters and features X, both in the dtype that they have together."""
         if "coefs_" not in vars(self):
             check_is_fitted(self)
         flat, sizes = self._parameters()
-        X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
+        if is_cuda_array(X):
+            X = self._features_on_gpu(X, reset=False)
+        else:
+            X = validate_data(self, X, accept_sparse=SPARSE_FORMATS, dtype=self.dtype or "numeric", reset=False)
         if sizes[0] != X.shape[1]:
             raise ValueError(f"coefs_[0] must have shape ({X.shape[1]}, n), got {np.shape(self.coefs_[0])}")
         dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
         return self._network(sizes), core_array(flat, dtype), core_matrix(X, dtype)
+
+    def _features_on_gpu(self, X: Any, reset: bool) -> _core.CudaArray:
+        """Check features that are on a GPU, as ``validate_data`` checks those on the host."""
+        rows = features_on_gpu(X, "X", self.device, self.dtype, assume_finite=get_config()["assume_finite"])
+        checked: _core.CudaArray = validate_data(self, rows, skip_check_array=True, reset=reset)
+        return checked
+
+    def _checked_data(self, X: Any, y: Any, reset: bool, **how: Any) -> tuple[Any, NDArray[Any]]:
+        """Check features and targets of a training by scikit-learn's rules, which ``how`` adds to."""
+        how |= {"multi_output": True, "dtype": self.dtype or (np.float64, np.float32)}
+        if not is_cuda_array(X):
+            X, y = validate_data(self, X, y, accept_sparse=SPARSE_FORMATS, reset=reset, **how)
+        else:
+            X = self._features_on_gpu(X, reset)
+            _, y = check_X_y(np.broadcast_to(0.0, (len(X), 1)), y, estimator=self, **how)
+        return X, y
+
+    def _on_host(self, array: Any, name: str) -> Any:
+        """Return targets or weights, from a GPU as a NumPy array."""
+        return on_host(array, name, self.device)

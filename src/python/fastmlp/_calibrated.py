@@ -118,6 +118,7 @@ class CalibratedClassifier(_Calibration):
         True
         """
         check_is_fitted(self)
+        y, sample_weight = self._on_host(y, "y"), self._on_host(sample_weight, "sample_weight")
         targets = self._calibration_targets(X, y)
         self.temperature_ = fit_temperature(self._logits(X, self._layer), targets, sample_weight)
         self._fold(self.temperature_)
@@ -253,6 +254,7 @@ class CalibratedRegressor(_Calibration):
             For data that ``fit`` would refuse, and for another number of targets.
         """
         check_is_fitted(self)
+        y = self._on_host(y, "y")
         check_consistent_length(X, y)
         low, high, scale = self._band(X)
         targets = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y").reshape(len(low), -1)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 FloatArray: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 # dense (n, k), rows contiguous; or a CSR matrix as (data, indices int32, indptr int64, n_columns)
-Matrix: TypeAlias = FloatArray | tuple[FloatArray, NDArray[np.int32], NDArray[np.int64], int]
+# or, for an engine on the same GPU, a CudaArray
+Matrix: TypeAlias = FloatArray | tuple[FloatArray, NDArray[np.int32], NDArray[np.int64], int] | CudaArray
 # (n, n_targets) floats; or (n,) int32 class numbers, which stand for one-hot rows
 Targets: TypeAlias = FloatArray | NDArray[np.int32]
 # hyper-parameters by name; defaults where there is none
@@ -210,6 +211,33 @@ def cuda_status(library: str, device: int, cublas: Sequence[str]) -> dict[str, A
     Raises ``RuntimeError`` if the library cannot be opened, or is of another build than this module.
     """
 
+class CudaArray:
+    """An array of another library that is on a GPU, where it is; ready to be read once this is made.
+
+    Described by DLPack, for which its producer has CUDA's default stream wait for its own work, or by
+    ``__cuda_array_interface__``, whose stream is waited for here. ``name`` is what errors call it. What is no such
+    array raises ``ValueError`` or ``TypeError``, and what CUDA reports ``RuntimeError``.
+    """
+
+    def __init__(self, array: object, library: str, name: str = "X") -> None: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def device(self) -> int:
+        """Number of its GPU."""
+
+    def __len__(self) -> int: ...
+    def to_host(self, first: int = 0, n: int | None = None) -> NDArray[Any]:
+        """Return a copy of n rows, the last ones if it is None; there may be gaps between rows, but not in them."""
+
+    def find_not_finite(self) -> tuple[int, int] | None:
+        """Return row and column of the first NaN or infinity of features (n, k) in float32 or float64."""
+
+    def converted(self) -> CudaArray:
+        """Return a copy of features on the same GPU in the other one of float32 and float64."""
+
 # --- the engine: what a device can do for a network -----------------------------------------------------------------
 
 class Engine:
@@ -269,6 +297,19 @@ class Engine:
     ) -> None:
         """The plain path's second half: one optimizer step in place of ``parameters`` and ``slots``."""
 
+    def hold(
+        self,
+        X: Matrix,
+        y: Targets,
+        sample_weight: FloatArray | None,
+        validation: tuple[Matrix, Targets, FloatArray | None] | None = None,
+    ) -> None:
+        """Keep data with which `train` will be called again and again, on a GPU copies of them, until `release`.
+
+        They must stay as they are.
+        """
+
+    def release(self) -> None: ...
     def train(
         self,
         parameters: FloatArray,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -217,3 +218,15 @@ def automatic_place(work: Work, precision: str, obstacle: str | None) -> tuple[P
     if not status:
         return None, f"device='auto': the CPU, as {status}"
     return Place(library_path(), 0, precision), f"device='auto': {status.details['device']}"
+
+
+def tell(place: Place | None, why: str, verbose: Any) -> None:
+    """Say where ``device="auto"`` trains: if ``verbose`` always, else once for each place to the logger "fastmlp"."""
+    if verbose:
+        print(why)
+    if place not in _told:
+        _told.add(place)
+        logging.getLogger("fastmlp").info(why)
+
+
+_told: set[Place | None] = set()  # in this process

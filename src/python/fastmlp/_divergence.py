@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import _core
+from fastmlp._cuda_arrays import host_blocks
 from fastmlp._parameters import array_shapes, cut
 
 if TYPE_CHECKING:
@@ -55,9 +56,11 @@ def _reach(engine: _core.Engine, parameters: NDArray[Any], X: Matrix, n_layers: 
     return reach
 
 
-def _blocks(X: Matrix) -> Iterator[Matrix]:
+def _blocks(X: Matrix) -> Iterator[Any]:
     if isinstance(X, tuple):
         yield X
+    elif isinstance(X, _core.CudaArray):
+        yield from host_blocks(X)
     else:
         yield from (X[first : first + 4096] for first in range(0, len(X), 4096))
 
@@ -65,4 +68,5 @@ def _blocks(X: Matrix) -> Iterator[Matrix]:
 def _largest_feature(X: Matrix) -> str:
     if isinstance(X, tuple):
         return "features reach"
-    return f"feature {int(np.abs(X).max(axis=0).argmax())} reaches"
+    largest = np.max([np.abs(block).max(axis=0) for block in _blocks(X)], axis=0)
+    return f"feature {int(largest.argmax())} reaches"

@@ -13,6 +13,8 @@ from sklearn.metrics import get_scorer, get_scorer_names
 from sklearn.model_selection import check_cv, train_test_split
 from sklearn.utils import _safe_indexing
 
+from fastmlp._cuda_arrays import is_cuda_array
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -46,7 +48,8 @@ class UserData:
 
     def __getitem__(self, rows: NDArray[np.int64]) -> tuple[Any, Any, Any]:
         weights = None if self.sample_weight is None else self.sample_weight[rows]
-        return _safe_indexing(self.X, rows), self.y[rows], weights
+        X = self.X[rows] if is_cuda_array(self.X) else _safe_indexing(self.X, rows)
+        return X, self.y[rows], weights
 
     def hold_out(
         self, fraction: Any, stratify: NDArray[Any] | None, random_state: np.random.RandomState
@@ -77,7 +80,8 @@ def split_rows(
             np.arange(n_rows, dtype=np.int64), random_state=random_state, test_size=fraction, stratify=stratify
         )
     else:
-        pair = next(iter(check_cv(fraction).split(X, y, groups)), None)
+        features = np.zeros(n_rows) if is_cuda_array(X) else X  # splitters count them
+        pair = next(iter(check_cv(fraction).split(features, y, groups)), None)
         if pair is None:
             raise ValueError(f"validation_fraction={fraction!r} offers no split")
         rows, validation_rows = (_numbers(part, n_rows) for part in pair)

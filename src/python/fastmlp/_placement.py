@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import scipy.sparse
 
-from fastmlp._cuda import Work, automatic_place, gpu_place
+from fastmlp._cuda import Place, Work, automatic_place, gpu_place, library_path, tell
+from fastmlp._cuda_arrays import cuda_array, is_cuda_array
 from fastmlp._training import batch_rows
 
 if TYPE_CHECKING:
     from fastmlp import _core
-    from fastmlp._cuda import Place
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -47,7 +47,12 @@ class Placement:
     def _check_device(self, X: Any, X_val: Any) -> Place | None:
         """Return the GPU that was asked for; raise if it cannot be used, or lacks what the estimator needs."""
         place = gpu_place(self.device, self.precision)
+        on_gpu = [(given, name) for given, name in ((X, "X"), (X_val, "X_val")) if is_cuda_array(given)]
+        if on_gpu and self.device == "auto":
+            place = Place(library_path(), cuda_array(*on_gpu[0], "auto").device, self.precision)
         if place is not None and (missing := self._missing_on_gpu(X, X_val)):
+            if on_gpu:
+                raise ValueError(f"{on_gpu[0][1]} is on a GPU, where there is no {missing}: copy it to the host")
             raise ValueError(
                 f"device={self.device!r} has no {missing}: use device='cpu', or 'auto' for whichever has it"
             )
@@ -65,8 +70,11 @@ class Placement:
     def _place(
         self, asked: Place | None, network: _core.Network, X: Any, X_val: Any, dtype: Any, max_iter: int
     ) -> Place | None:
-        """Return where to train, None for the CPU; with ``device="auto"`` say so if ``verbose``."""
-        if asked is not None or self.device != "auto":
+        """Return where to train, None for the CPU; with ``device="auto"`` say so."""
+        if self.device != "auto":
+            return asked
+        if asked is not None:
+            tell(asked, f"device='auto': GPU {asked.device}, where the data are", self.verbose)
             return asked
         missing = self._missing_on_gpu(X, X_val)
         if missing is None and self.precision != "ieee" and dtype.itemsize != 4:
@@ -77,6 +85,5 @@ class Placement:
         )
         work = Work(tuple(network.layer_sizes), batch, math.ceil(n_rows / batch), max_iter)
         place, why = automatic_place(work, self.precision, missing)
-        if self.verbose:
-            print(why)
+        tell(place, why, self.verbose)
         return place

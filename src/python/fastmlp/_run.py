@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp import _core
+from fastmlp._cuda_arrays import host_blocks
 from fastmlp._divergence import diagnose
 from fastmlp._training import Data
 
@@ -129,7 +130,7 @@ class Run:
         if not self.by_epoch:
             outcome = self._epochs(self.max_iter)
         else:
-            with self._callbacks_told():
+            with self._data_held(), self._callbacks_told():
                 outcome = self._one_by_one()
         self.stopped = outcome["stopped"]
         return outcome
@@ -203,6 +204,16 @@ class Run:
         return bool(outcome["stopped"] != "max_iter")
 
     @contextmanager
+    def _data_held(self) -> Iterator[None]:
+        """Have the engine keep the data from epoch to epoch, where it copies them."""
+        own = None if self.held_out is None else self.held_out.core_form
+        self.engine.hold(self.data.X, self.data.y, self.data.sample_weight, own)
+        try:
+            yield
+        finally:
+            self.engine.release()
+
+    @contextmanager
     def _callbacks_told(self) -> Iterator[None]:
         begun = []
         try:
@@ -267,9 +278,10 @@ class Run:
         own = None if self.held_out is None else self.held_out.core_form
         for part in (self.data.X, self.data.y, self.data.sample_weight, *(own or ())):
             for array in part if isinstance(part, tuple) else (part,):
-                if isinstance(array, np.ndarray):
+                if isinstance(array, np.ndarray | _core.CudaArray):
                     digest.update(f"{array.dtype} {array.shape}".encode())
-                    digest.update(np.ascontiguousarray(array).data)
+                    for block in host_blocks(array) if isinstance(array, _core.CudaArray) else [array]:
+                        digest.update(np.ascontiguousarray(block).data)
                 else:
                     digest.update(repr(array).encode())
         free = ("callbacks", "max_iter", "max_time", "n_jobs", "verbose")

@@ -122,8 +122,10 @@ def core_array(array: Any, dtype: DTypeLike) -> NDArray[Any]:
 def core_matrix(X: Any, dtype: DTypeLike) -> Matrix:
     """Return checked features as the core takes them: contiguous rows, or the parts of a CSR matrix.
 
-    A NumPy array whose rows are contiguous is not copied, even if the rows are apart.
+    A NumPy array whose rows are contiguous is not copied, even if the rows are apart. What is on a GPU stays there.
     """
+    if isinstance(X, _core.CudaArray):
+        return X if X.dtype == dtype else X.converted()
     if hasattr(X, "tocsr"):
         csr = X.tocsr()
         return (

@@ -11,9 +11,7 @@ from sklearn.utils import column_or_1d, compute_class_weight, compute_sample_wei
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
-from sklearn.utils.validation import validate_data
 
-from fastmlp._answers import SPARSE_FORMATS
 from fastmlp._calibrated import CalibratedClassifier
 from fastmlp._inspection import ClassifierInspection
 from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_and_activation
@@ -279,6 +277,7 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
         ValueError
             If the first call does not name the classes, a later one names others, or y holds an unknown class.
         """
+        y, classes = self._on_host(y, "y"), self._on_host(classes, "classes")
         if _check_partial_fit_first_call(self, classes):
             multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
@@ -339,9 +338,28 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
         np.log(y_prob, out=y_prob)
         return y_prob
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy of the predictions.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite numbers.
+        y : array-like of shape (n_samples,) or (n_samples, n_classes)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sample; None means 1.
+
+        Returns
+        -------
+        score : float
+            Share of the rows whose labels are all predicted right.
+        """
+        sample_weight = self._on_host(sample_weight, "sample_weight")
+        return float(super().score(X, self._on_host(y, "y"), sample_weight))
+
     def _validate_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
-        dtype = self.dtype or (np.float64, np.float32)
-        X, y = validate_data(self, X, y, accept_sparse=SPARSE_FORMATS, multi_output=True, dtype=dtype, reset=reset)
+        X, y = self._checked_data(X, y, reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return X, y

@@ -255,6 +255,7 @@ class BaseMLP(
             raise ValueError("groups are for the splitter of early_stopping=True, which is not used here")
         metrics_by_name(self.eval_metric, self._score_name)
         as_callbacks(self.callbacks)
+        y, sample_weight = self._on_host(y, "y"), self._on_host(sample_weight, "sample_weight")
         given_X = X
         X, labels = self._validate_data(X, y, reset=first_pass)
         self._learn_targets(labels, incremental)
@@ -312,6 +313,7 @@ class BaseMLP(
             raise ValueError("X_val and y_val belong together: fit was given only one of them, or only weights")
         if self.solver == "lbfgs":
             raise ValueError("X_val needs a solver that descends batch by batch, not 'lbfgs'")
+        y, sample_weight = self._on_host(y, "y_val"), self._on_host(sample_weight, "sample_weight_val")
         given_X = X
         X, labels = self._validate_data(X, y, reset=False)
         self._check_known(labels, "y_val")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import numpy as np
 
 from fastmlp import _core
+from fastmlp._cuda import gpu_place
+from fastmlp._cuda_arrays import features_on_gpu, is_cuda_array, on_host, place_of
 from fastmlp._display import layers_html, layers_text
 from fastmlp._engine import make_engine
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters
@@ -19,6 +21,8 @@ from fastmlp._validation import hidden_activations, hidden_normalizations, name_
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fastmlp._cuda import Place
 
 
 class Network(NetworkInspection):
@@ -57,6 +61,13 @@ class Network(NetworkInspection):
         How weights start, as in the estimators.
     output_activation : str or None, default=None
         Activation of the output layer, if the loss has none of its own; None is the identity then.
+    device : str, default="cpu"
+        Where ``forward``, ``hidden``, ``loss``, ``gradient`` and ``loss_and_gradient`` are computed: "cpu"; "cuda" or
+        "cuda:1", an NVIDIA GPU (see ``fastmlp.cuda_status``); or "auto", the GPU on which X is, and the CPU for all
+        else. ``input_gradient`` and ``hessian_vector_product`` are computed on the CPU, from data on the host. Answers
+        are NumPy arrays. May be assigned.
+    precision : {"ieee", "tf32", "bf16"}, default="ieee"
+        How a GPU multiplies matrices of float32, as in the estimators.
 
     Attributes
     ----------
@@ -83,6 +94,8 @@ class Network(NetworkInspection):
     ------
     ValueError
         For unknown names, sizes that are not positive, data that is not finite real numbers, and wrong shapes.
+    RuntimeError
+        If ``device`` names a GPU that cannot be used.
 
     References
     ----------
@@ -111,6 +124,8 @@ class Network(NetworkInspection):
     True
     """
 
+    _kept: tuple[Place, _core.Engine] | None = None  # an engine, and the GPU that it is for
+
     def __init__(
         self,
         layer_sizes: Sequence[int],
@@ -124,6 +139,8 @@ class Network(NetworkInspection):
         residual: bool = False,
         initialization: Rule | Sequence[Rule] = DEFAULT,
         output_activation: str | None = None,
+        device: str = "cpu",
+        precision: str = "ieee",
     ) -> None:
         self.layer_sizes = tuple(unit_counts(layer_sizes, "layer_sizes"))
         if len(self.layer_sizes) < 2:
@@ -141,6 +158,8 @@ class Network(NetworkInspection):
             )
         self.dtype = np.dtype(name_among(dtype, ["float32", "float64"], "dtype"))
         self.n_jobs = n_jobs
+        self.device, self.precision = device, precision
+        gpu_place(device, precision)
         random = random_state if hasattr(random_state, "uniform") else np.random.RandomState(random_state)
         self.normalizations = tuple(hidden_normalizations(normalization, len(self.layer_sizes) - 2))
         self.residual = bool(residual)
@@ -301,16 +320,15 @@ class Network(NetworkInspection):
 
     def _layer(self, X: Any, layer: int) -> NDArray[Any]:
         rows, single = self._rows(X)
-        out = self._engine().predict(self._parameters, rows, layer)
+        out = self._engine(rows).predict(self._parameters, rows, layer)
         return out[0] if single else out
 
     def _evaluate(self, X: Any, y: Any, sample_weight: Any, alpha: float) -> tuple[float, NDArray[Any]]:
-        loss, penalty, gradient = self._engine().loss_and_gradient(
-            self._parameters, *self._data(X, y, sample_weight, alpha)
-        )
+        data = self._data(X, y, sample_weight, alpha)
+        loss, penalty, gradient = self._engine(data[0]).loss_and_gradient(self._parameters, *data)
         return loss + penalty, gradient
 
-    def _data(self, X: Any, y: Any, sample_weight: Any, alpha: float) -> tuple[NDArray[Any], NDArray[Any], Any, float]:
+    def _data(self, X: Any, y: Any, sample_weight: Any, alpha: float) -> tuple[Any, NDArray[Any], Any, float]:
         """Return what a loss is taken of, as the core takes it: rows, targets, weights, strength of the penalty."""
         rows, single = self._rows(X)
         n_rows = len(rows)
@@ -318,23 +336,40 @@ class Network(NetworkInspection):
             raise ValueError(f"X must hold at least one row, got shape {rows.shape}")
         if not 0 <= alpha < math.inf:
             raise ValueError(f"alpha must be a finite number of 0 or more, got {alpha!r}")
-        targets = self._targets(y, n_rows, single)
+        targets = self._targets(on_host(y, "y", self.device), n_rows, single)
         if sample_weight is not None:
+            sample_weight = on_host(sample_weight, "sample_weight", self.device)
             sample_weight = real_array(sample_weight, "sample_weight", self.dtype)
             if sample_weight.shape != (n_rows,):
                 raise ValueError(f"sample_weight must have shape ({n_rows},), got {sample_weight.shape}")
         return rows, targets, sample_weight, float(alpha)
 
-    def _engine(self) -> _core.Engine:
-        return make_engine(self.network, self.dtype, self.n_jobs)
+    def _engine(self, rows: Any) -> _core.Engine:
+        """Return an engine that is where the rows are, or else where ``device`` says.
 
-    def _rows(self, X: Any) -> tuple[NDArray[Any], bool]:
+        That of a GPU is kept: to start one takes longer than a small network.
+        """
+        gpu = place_of(rows, self.precision) or gpu_place(self.device, self.precision)
+        if gpu is None:
+            return make_engine(self.network, self.dtype, self.n_jobs)
+        if self._kept is None or self._kept[0] != gpu:
+            self._kept = gpu, make_engine(self.network, self.dtype, self.n_jobs, gpu=gpu)
+        return self._kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
+
+    def _rows(self, X: Any) -> tuple[Any, bool]:
         """Return X as rows, and whether it was a single one."""
-        rows = real_array(X, "X", self.dtype)
+        if is_cuda_array(X):
+            rows = features_on_gpu(X, "X", self.device, self.dtype, assume_finite=False)
+        else:
+            rows = real_array(X, "X", self.dtype)
         n_features = self.layer_sizes[0]
-        if rows.ndim not in (1, 2) or rows.shape[-1] != n_features:
+        if len(rows.shape) not in (1, 2) or rows.shape[-1] != n_features:
             raise ValueError(f"X must have shape (n_samples, {n_features}) or ({n_features},), got {rows.shape}")
-        return np.atleast_2d(rows), rows.ndim == 1
+        single = len(rows.shape) == 1
+        return np.atleast_2d(rows) if single else rows, single
 
     def _targets(self, y: Any, n_rows: int, single: bool) -> NDArray[Any]:
         """Return y as the core takes it: class numbers (n_rows,) as int32, else (n_rows, n_targets)."""

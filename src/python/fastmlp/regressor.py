@@ -11,10 +11,8 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
 
 from fastmlp import _core
-from fastmlp._answers import SPARSE_FORMATS
 from fastmlp._calibrated import CalibratedRegressor
 from fastmlp._initialization import DEFAULT, Rule
 from fastmlp._inspection import RegressorInspection
@@ -414,19 +412,11 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, RegressorInspection, Bas
             to the median where several are.
         """
         central = central_values(self._outputs(X), self._core_loss(), self._core_loss_parameters())
-        return float(r2_score(y, central, sample_weight=sample_weight))
+        sample_weight = self._on_host(sample_weight, "sample_weight")
+        return float(r2_score(self._on_host(y, "y"), central, sample_weight=sample_weight))
 
     def _validate_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=SPARSE_FORMATS,
-            multi_output=True,
-            y_numeric=True,
-            dtype=self.dtype or (np.float64, np.float32),
-            reset=reset,
-        )
+        X, y = self._checked_data(X, y, reset, y_numeric=True)
         if hasattr(y, "toarray"):
             y = y.toarray()
         if y.dtype.kind not in "biuf":
