@@ -101,7 +101,7 @@ template <class T> Matrix<T> sparse_matrix(const py::tuple& csr, int n_columns) 
 
 template <class T> Matrix<T> device_matrix(const CudaArray& array, int n_columns, int device) {
   if (array.device_number() != device)
-    reject(device < 0 ? std::string("X is on a GPU, and this is computed on the CPU")
+    reject(device < 0 ? std::string("X is on a GPU, and this is computed on the CPU: copy it to the host")
                       : "X is on GPU " + std::to_string(array.device_number()) + ", and the engine on GPU " +
                             std::to_string(device));
   const cuda::ArrayRows rows = array.features();

@@ -118,6 +118,9 @@ private:
       throw py::type_error(name + ".__dlpack__() must return a capsule named 'dltensor', got " + text(py::repr(owner)));
     // The capsule keeps its name: its end, with this, gives the tensor back
     const auto& tensor = *static_cast<const DlTensor*>(PyCapsule_GetPointer(owner.ptr(), "dltensor"));
+    constexpr int cuda = 2, managed = 13; // device types
+    if (tensor.device_type != cuda && tensor.device_type != managed)
+      throw py::value_error(name + ".__dlpack__() must return a tensor on a GPU, as __dlpack_device__() says");
     if (tensor.ndim < 0 || tensor.lanes != 1 || tensor.bits % 8 != 0)
       throw py::type_error(name + " has numbers that NumPy does not know");
     data = static_cast<char*>(tensor.data) + tensor.byte_offset;

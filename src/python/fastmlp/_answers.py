@@ -71,19 +71,19 @@ class Answers(FlatParameters):
         dtype = float_dtype(self.dtype or np.result_type(X.dtype, flat.dtype))
         return self._network(sizes), core_array(flat, dtype), core_matrix(X, dtype)
 
-    def _features_on_gpu(self, X: Any, reset: bool) -> _core.CudaArray:
+    def _features_on_gpu(self, X: Any, reset: bool, name: str = "X") -> _core.CudaArray:
         """Check features that are on a GPU, as ``validate_data`` checks those on the host."""
-        rows = features_on_gpu(X, "X", self.device, self.dtype, assume_finite=get_config()["assume_finite"])
+        rows = features_on_gpu(X, name, self.device, self.dtype, assume_finite=get_config()["assume_finite"])
         checked: _core.CudaArray = validate_data(self, rows, skip_check_array=True, reset=reset)
         return checked
 
-    def _checked_data(self, X: Any, y: Any, reset: bool, **how: Any) -> tuple[Any, NDArray[Any]]:
+    def _checked_data(self, X: Any, y: Any, reset: bool, name: str, **how: Any) -> tuple[Any, NDArray[Any]]:
         """Check features and targets of a training by scikit-learn's rules, which ``how`` adds to."""
         how |= {"multi_output": True, "dtype": self.dtype or (np.float64, np.float32)}
         if not is_cuda_array(X):
             X, y = validate_data(self, X, y, accept_sparse=SPARSE_FORMATS, reset=reset, **how)
         else:
-            X = self._features_on_gpu(X, reset)
+            X = self._features_on_gpu(X, reset, name)
             _, y = check_X_y(np.broadcast_to(0.0, (len(X), 1)), y, estimator=self, **how)
         return X, y
 

@@ -358,8 +358,8 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
         sample_weight = self._on_host(sample_weight, "sample_weight")
         return float(super().score(X, self._on_host(y, "y"), sample_weight))
 
-    def _validate_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
-        X, y = self._checked_data(X, y, reset)
+    def _validate_data(self, X: Any, y: Any, reset: bool, name: str = "X") -> tuple[Any, NDArray[Any]]:
+        X, y = self._checked_data(X, y, reset, name)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return X, y

@@ -315,7 +315,7 @@ class BaseMLP(
             raise ValueError("X_val needs a solver that descends batch by batch, not 'lbfgs'")
         y, sample_weight = self._on_host(y, "y_val"), self._on_host(sample_weight, "sample_weight_val")
         given_X = X
-        X, labels = self._validate_data(X, y, reset=False)
+        X, labels = self._validate_data(X, y, reset=False, name="X_val")
         self._check_known(labels, "y_val")
         y = self._encode(labels)
         sample_weight = self._weights(X, y, sample_weight, incremental=False)
@@ -334,8 +334,8 @@ class BaseMLP(
         return self._network(sizes), core_array(flat, wide), core_data(X, y, weights, wide)
 
     @abstractmethod
-    def _validate_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
-        """Check data; return features and targets in the user's form."""
+    def _validate_data(self, X: Any, y: Any, reset: bool, name: str = "X") -> tuple[Any, NDArray[Any]]:
+        """Check data, of which errors call the features ``name``; return features and targets in the user's form."""
 
     @abstractmethod
     def _learn_targets(self, y: NDArray[Any], incremental: bool) -> None:

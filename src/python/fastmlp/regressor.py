@@ -415,8 +415,8 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, RegressorInspection, Bas
         sample_weight = self._on_host(sample_weight, "sample_weight")
         return float(r2_score(self._on_host(y, "y"), central, sample_weight=sample_weight))
 
-    def _validate_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
-        X, y = self._checked_data(X, y, reset, y_numeric=True)
+    def _validate_data(self, X: Any, y: Any, reset: bool, name: str = "X") -> tuple[Any, NDArray[Any]]:
+        X, y = self._checked_data(X, y, reset, name, y_numeric=True)
         if hasattr(y, "toarray"):
             y = y.toarray()
         if y.dtype.kind not in "biuf":
