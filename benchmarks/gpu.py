@@ -69,6 +69,7 @@ def main():
     results = {"machine": machine(status), "checks": {}, "ceilings": {}, "epochs": {}}
     if options.device != "cpu":
         note(results, options.output, "checks", "tests", attempt(run_tests))
+        note(results, options.output, "checks", "tensors", attempt(lambda: tensors_on(options.device)))
     results["ceilings"] = attempt(lambda: ceilings(options.device))
     measure_epochs(results, options, start + options.seconds)
     if options.device != "cpu":
@@ -131,7 +132,8 @@ def run_tests():
     environment = {**os.environ, "FASTMLP_REQUIRE_CUDA": "1"}
     options = ["-q", "-m", "cuda", "--maxfail=8", "--tb=short", "-rfE", "-p", "no:cacheprovider"]
     options += ["-n", "4"] if importlib.util.find_spec("xdist") else []
-    command = [sys.executable, "-m", "pytest", *options, "tests/test_cuda_hardware.py", "tests/test_cuda_engine.py"]
+    files = [f"tests/test_cuda_{what}.py" for what in ("hardware", "engine", "arrays")]
+    command = [sys.executable, "-m", "pytest", *options, *files]
     try:
         ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TEST_SECONDS)
         code, said = ran.returncode, ran.stdout + ran.stderr
@@ -170,6 +172,25 @@ def sanitized(program, tool, precision, seconds):
     except subprocess.TimeoutExpired:
         return f"took more than {seconds:.0f} s"
     return {"code": ran.returncode, "last": (ran.stdout + ran.stderr).strip().splitlines()[-3:]}
+
+
+def tensors_on(device):
+    """Whether a fit to PyTorch's tensors on the GPU gives the bits of one to arrays of the host; seconds of both."""
+    import torch
+
+    X, y = data((784, 10), 60000)
+    seconds, models = {}, {}
+    for place, rows, targets in (
+        ("host", X, y),
+        ("gpu", torch.from_numpy(X).to(device), torch.from_numpy(y).to(device)),
+    ):
+        model = MLPClassifier(64, batch_size=4096, max_iter=1, random_state=0, device=device)
+        model.fit(rows, targets)  # the first of all starts the GPU
+        seconds[f"fit, {place}"] = timed(lambda: model.fit(rows, targets))  # noqa: B023 - called at once
+        seconds[f"predict, {place}"] = timed(lambda: model.predict(rows))  # noqa: B023
+        models[place] = model
+    same = all(np.array_equal(a, b) for a, b in zip(models["host"].coefs_, models["gpu"].coefs_, strict=True))
+    return {"failed": not same, "seconds": seconds}
 
 
 # --- how fast it is -------------------------------------------------------------------------------------------------

@@ -177,9 +177,11 @@ class MLPRegressor(CalibratedRegressor, RegressorMixin, RegressorInspection, Bas
         used by "lbfgs".
     device : str, default="cpu"
         Where ``fit`` trains: "cpu"; "cuda" or "cuda:1", an NVIDIA GPU, for which fastmlp must have been built (see
-        ``fastmlp.cuda_status``); or "auto", whichever may be faster. A GPU takes dense X and all but "lbfgs" and custom
-        losses. Random numbers and order of rows are the same, sums are not: results agree to rounding. Whatever was
-        trained on a GPU predicts on the CPU, and can be stored and loaded anywhere.
+        ``fastmlp.cuda_status``); or "auto", whichever may be faster, which is told once to the logger "fastmlp". A GPU
+        takes dense X and all but "lbfgs" and custom losses. Random numbers and order of rows are the same, sums are
+        not: results agree to rounding. Data may be on that GPU already, as CuPy arrays, PyTorch tensors or others that
+        speak DLPack or ``__cuda_array_interface__``. Predictions are made where X is, and are NumPy arrays. Whatever
+        was trained on a GPU predicts on the CPU, and can be stored and loaded anywhere.
     precision : {"ieee", "tf32", "bf16"}, default="ieee"
         How a GPU multiplies matrices of float32: in float32; or with factors rounded to 11 or 8 significant bits, which
         is faster. Sums, parameters and all else stay in float32.
