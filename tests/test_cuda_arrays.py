@@ -32,7 +32,18 @@ SETTINGS = {"hidden_layer_sizes": (10, 8), "max_iter": 6, "random_state": 3, "ba
 # --- stand-ins ------------------------------------------------------------------------------------------------------
 
 
-class Interface:
+class StandIn:
+    """What all arrays have."""
+
+    @property
+    def shape(self):
+        return self.array.shape
+
+    def __len__(self):
+        return len(self.array)
+
+
+class Interface(StandIn):
     """An array that describes itself by ``__cuda_array_interface__``."""
 
     def __init__(self, array, **more):
@@ -42,16 +53,12 @@ class Interface:
         return Interface(self.array[rows], **self.more)
 
     @property
-    def shape(self):
-        return self.array.shape
-
-    @property
     def __cuda_array_interface__(self):
         interface = dict(self.array.__array_interface__) | self.more
         return {key: value for key, value in interface.items() if value != "left out"}
 
 
-class DLPack:
+class DLPack(StandIn):
     """An array that describes itself by DLPack; ``kind`` is the code of its numbers, if NumPy does not know them."""
 
     def __init__(self, array, device=0, kind=None):
@@ -60,10 +67,6 @@ class DLPack:
 
     def __getitem__(self, rows):
         return DLPack(self.array[rows], self.device)
-
-    @property
-    def shape(self):
-        return self.array.shape
 
     def __dlpack_device__(self):
         return 2, self.device
@@ -254,6 +257,15 @@ def test_names_of_the_device(on_gpu, device, monkeypatch):
     assert_close(model.predict(on_gpu(X)), model.predict(X))
 
 
+def test_around_an_estimator(on_gpu):
+    """Where rows are chosen by scikit-learn, which leaves that to the array, and in the learning rate range test."""
+    plain, model = MLPRegressor(**SETTINGS), MLPRegressor(**SETTINGS, device="cuda")
+    scores = [sklearn.model_selection.cross_val_score(*given, y, cv=3) for given in ((plain, X), (model, on_gpu(X)))]
+    assert_close(scores[1], scores[0])
+    losses = [fastmlp.lr_find(model, *data).losses for data in ((X, y), (on_gpu(X), on_gpu(y)))]
+    assert_close(losses[1], losses[0])
+
+
 # --- dtypes ---------------------------------------------------------------------------------------------------------
 
 
@@ -325,9 +337,10 @@ def test_every_number_is_looked_at(on_gpu, place):
 
 
 def test_wide_and_long_arrays_are_looked_through(on_gpu):
-    for shape, place in (((20000, 3), (19999, 2)), ((3, 4097), (1, 4096))):
+    for shape, place in (((20000, 3), (19998, 2)), ((40000, 3), (3, 0)), ((3, 4097), (1, 4096)), ((2, 90), (1, 5))):
         rows = np.zeros(shape, np.float32)
         rows[place] = -np.inf
+        rows[-1, place[1] :] = np.nan
         assert _core.CudaArray(on_gpu(rows), _cuda.library_path()).find_not_finite() == place
 
 

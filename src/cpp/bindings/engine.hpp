@@ -1,4 +1,4 @@
-// The Engine that Python sees: one dtype chosen, the GIL released while the core works.
+// The Engine that Python sees: one dtype chosen, options read, the GIL released while the core works.
 #pragma once
 
 #include "cuda.hpp"
@@ -9,20 +9,68 @@
 
 namespace fastmlp {
 
-template <class T> std::vector<T*> slot_pointers(const Rule& rule, std::vector<py::array>& slots, py::ssize_t n) {
-  std::size_t needed = rule.ema_decay > 0;
-  std::string name;
-  Optimizers::visit(rule.optimizer, [&](auto entry) {
-    needed += std::size(entry.slots);
-    name = entry.name;
-  });
-  if (slots.size() != needed)
-    reject("'" + name + (rule.ema_decay > 0 ? "' and an average need " : "' needs ") + std::to_string(needed) +
-           " slots, got " + std::to_string(slots.size()));
-  std::vector<T*> pointers;
-  for (py::array& slot : slots) pointers.push_back(output<T>(slot, "slot", {n}));
-  return pointers;
-}
+// Wants Ctrl-C and errors of callbacks to stop training without losing what was learned: they are kept and raised after
+// the parameters have been written back.
+class PythonHooks {
+public:
+  PythonHooks(const py::object& on_epoch, const py::object& rates, const py::object& score) {
+    hooks.poll = [this] {
+      return failed([] {
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      });
+    };
+    if (!on_epoch.is_none())
+      hooks.after_epoch = [this, on_epoch](std::int64_t n_iter, double loss, double score, double learning_rate) {
+        return failed([&] { on_epoch(n_iter, loss, score, learning_rate); });
+      };
+    if (!score.is_none())
+      hooks.score = [this, score](double loss) -> std::optional<double> {
+        double answer = 0;
+        return failed([&] { answer = score(loss).cast<double>(); }) ? std::nullopt : std::optional(answer);
+      };
+    if (!rates.is_none())
+      hooks.rates = [this, rates](long long t, std::int64_t n_steps, std::int64_t no_improvement_count) {
+        std::vector<double> numbers;
+        failed([&] {
+          const py::array answer = array_argument(rates(t, n_steps, no_improvement_count), "rates");
+          const double* p = input<double>(answer, "rates", {n_steps});
+          for (std::int64_t i = 0; i < n_steps; ++i)
+            if (!(p[i] >= 0 && p[i] < infinity))
+              reject("the learning rate of step " + std::to_string(t + i + 1) +
+                     " must be finite and not negative, got " + number(p[i]));
+          numbers.assign(p, p + n_steps);
+        });
+        return numbers;
+      };
+  }
+
+  // Ctrl-C ends training quietly; any other error is raised.
+  void raise() const {
+    if (!error) return;
+    try {
+      std::rethrow_exception(error);
+    } catch (const py::error_already_set& e) {
+      if (!e.matches(PyExc_KeyboardInterrupt)) throw;
+    }
+  }
+
+  Hooks hooks;
+
+private:
+  // Calls with the GIL; whether it threw.
+  template <class F> bool failed(F&& call) {
+    const py::gil_scoped_acquire gil;
+    try {
+      call();
+      return false;
+    } catch (...) {
+      error = std::current_exception();
+      return true;
+    }
+  }
+
+  std::exception_ptr error;
+};
 
 class PyEngine {
 public:
@@ -153,15 +201,7 @@ public:
     return exclusively([&](auto& engine, auto zero) -> py::object {
       using T = decltype(zero);
       TrainOptions options = train_options(settings);
-      TrainState state;
-      state.n_samples_seen = counter(option<std::int64_t>(settings, "n_samples_seen"), "n_samples_seen", 0);
-      state.no_improvement_count =
-          counter(option<std::int64_t>(settings, "no_improvement_count"), "no_improvement_count", 0);
-      state.best_loss = option<double>(settings, "best_loss");
-      state.best_validation_score = option<double>(settings, "best_validation_score");
-      constexpr int n_options = 25; // every one was found: any more are unknown
-      if (settings.size() != n_options)
-        reject("training knows " + std::to_string(n_options) + " options, got " + std::to_string(settings.size()));
+      TrainState state = train_state(settings);
       T* p = output<T>(parameters, "parameters", {network.n_parameters});
       const std::vector<T*> pointers = slot_pointers<T>(options.rule, slots, network.n_parameters);
       Dataset<T> data = dataset<T>(network, X, y, sample_weight, device);
@@ -202,7 +242,7 @@ public:
       python.raise();
       own_loss.raise(true);
       others_loss.raise(true);
-      return report(options, state, best);
+      return train_report(options, state, best);
     });
   }
 
@@ -241,31 +281,6 @@ private:
     if (data.X.n_rows == 0) reject("there are no rows to validate on");
     if ((data.labels != nullptr) != labels) reject("the targets of training and validation must be of one kind");
     return data;
-  }
-
-  template <class T>
-  static py::dict report(const TrainOptions& options, const TrainState& state, const std::vector<T>& best) {
-    static const char* const reasons[] = {"max_iter",    "no_improvement", "learning_rate",
-                                          "interrupted", "not_finite",     "max_time"};
-    py::dict d;
-    d["loss_curve"] = state.loss_curve;
-    d["learning_rates"] = state.learning_rates;
-    d["validation_losses"] = state.validation_losses;
-    d["validation_scores"] = state.validation_scores;
-    d["batch_losses"] = state.batch_losses;
-    d["n_iter"] = state.n_iter;
-    d["t"] = options.rule.t;
-    d["n_samples_seen"] = state.n_samples_seen;
-    d["learning_rate"] = options.rule.learning_rate;
-    d["no_improvement_count"] = state.no_improvement_count;
-    d["best_loss"] = state.best_loss;
-    d["best_validation_score"] = state.best_validation_score;
-    d["best_parameters"] =
-        best.empty() ? py::object(py::none()) : py::object(py::array_t<T>(py::ssize_t(best.size()), best.data()));
-    d["stopped"] = reasons[int(state.stopped)];
-    d["failed_epoch"] = state.failed_epoch;
-    d["failed_batch"] = state.failed_batch;
-    return d;
   }
 
   const Network network;

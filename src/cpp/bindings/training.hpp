@@ -1,8 +1,7 @@
-// What a training is told from Python: its options, and functions that are asked on the way.
+// Trainings as Python describes them: the rule of the steps, options in a dict, and what is reported in another.
 #pragma once
 
 #include "../trainer.hpp"
-#include "arrays.hpp"
 #include "hyperparameters.hpp"
 
 #include <map>
@@ -22,68 +21,20 @@ inline Rule make_rule(const std::string& optimizer, const std::map<std::string, 
   return rule;
 }
 
-// Wants Ctrl-C and errors of callbacks to stop training without losing what was learned: they are kept and raised after
-// the parameters have been written back.
-class PythonHooks {
-public:
-  PythonHooks(const py::object& on_epoch, const py::object& rates, const py::object& score) {
-    hooks.poll = [this] {
-      return failed([] {
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      });
-    };
-    if (!on_epoch.is_none())
-      hooks.after_epoch = [this, on_epoch](std::int64_t n_iter, double loss, double score, double learning_rate) {
-        return failed([&] { on_epoch(n_iter, loss, score, learning_rate); });
-      };
-    if (!score.is_none())
-      hooks.score = [this, score](double loss) -> std::optional<double> {
-        double answer = 0;
-        return failed([&] { answer = score(loss).cast<double>(); }) ? std::nullopt : std::optional(answer);
-      };
-    if (!rates.is_none())
-      hooks.rates = [this, rates](long long t, std::int64_t n_steps, std::int64_t no_improvement_count) {
-        std::vector<double> numbers;
-        failed([&] {
-          const py::array answer = array_argument(rates(t, n_steps, no_improvement_count), "rates");
-          const double* p = input<double>(answer, "rates", {n_steps});
-          for (std::int64_t i = 0; i < n_steps; ++i)
-            if (!(p[i] >= 0 && p[i] < infinity))
-              reject("the learning rate of step " + std::to_string(t + i + 1) +
-                     " must be finite and not negative, got " + number(p[i]));
-          numbers.assign(p, p + n_steps);
-        });
-        return numbers;
-      };
-  }
-
-  // Ctrl-C ends training quietly; any other error is raised.
-  void raise() const {
-    if (!error) return;
-    try {
-      std::rethrow_exception(error);
-    } catch (const py::error_already_set& e) {
-      if (!e.matches(PyExc_KeyboardInterrupt)) throw;
-    }
-  }
-
-  Hooks hooks;
-
-private:
-  // Calls with the GIL; whether it threw.
-  template <class F> bool failed(F&& call) {
-    const py::gil_scoped_acquire gil;
-    try {
-      call();
-      return false;
-    } catch (...) {
-      error = std::current_exception();
-      return true;
-    }
-  }
-
-  std::exception_ptr error;
-};
+template <class T> std::vector<T*> slot_pointers(const Rule& rule, std::vector<py::array>& slots, py::ssize_t n) {
+  std::size_t needed = rule.ema_decay > 0;
+  std::string name;
+  Optimizers::visit(rule.optimizer, [&](auto entry) {
+    needed += std::size(entry.slots);
+    name = entry.name;
+  });
+  if (slots.size() != needed)
+    reject("'" + name + (rule.ema_decay > 0 ? "' and an average need " : "' needs ") + std::to_string(needed) +
+           " slots, got " + std::to_string(slots.size()));
+  std::vector<T*> pointers;
+  for (py::array& slot : slots) pointers.push_back(output<T>(slot, "slot", {n}));
+  return pointers;
+}
 
 template <class V> V option(const py::dict& options, const char* name) {
   if (!options.contains(name)) reject(std::string("the option '") + name + "' is missing");
@@ -138,6 +89,44 @@ inline TrainOptions train_options(const py::dict& d) {
         std::pair("max_seconds", o.max_seconds)})
     if (!(value >= 0)) reject(std::string(name) + " must not be negative, got " + number(value));
   return o;
+}
+
+inline TrainState train_state(const py::dict& settings) {
+  TrainState state;
+  state.n_samples_seen = counter(option<std::int64_t>(settings, "n_samples_seen"), "n_samples_seen", 0);
+  state.no_improvement_count =
+      counter(option<std::int64_t>(settings, "no_improvement_count"), "no_improvement_count", 0);
+  state.best_loss = option<double>(settings, "best_loss");
+  state.best_validation_score = option<double>(settings, "best_validation_score");
+  constexpr int n_options = 25; // every one was found: any more are unknown
+  if (settings.size() != n_options)
+    reject("training knows " + std::to_string(n_options) + " options, got " + std::to_string(settings.size()));
+  return state;
+}
+
+template <class T>
+py::dict train_report(const TrainOptions& options, const TrainState& state, const std::vector<T>& best) {
+  static const char* const reasons[] = {"max_iter",    "no_improvement", "learning_rate",
+                                        "interrupted", "not_finite",     "max_time"};
+  py::dict d;
+  d["loss_curve"] = state.loss_curve;
+  d["learning_rates"] = state.learning_rates;
+  d["validation_losses"] = state.validation_losses;
+  d["validation_scores"] = state.validation_scores;
+  d["batch_losses"] = state.batch_losses;
+  d["n_iter"] = state.n_iter;
+  d["t"] = options.rule.t;
+  d["n_samples_seen"] = state.n_samples_seen;
+  d["learning_rate"] = options.rule.learning_rate;
+  d["no_improvement_count"] = state.no_improvement_count;
+  d["best_loss"] = state.best_loss;
+  d["best_validation_score"] = state.best_validation_score;
+  d["best_parameters"] =
+      best.empty() ? py::object(py::none()) : py::object(py::array_t<T>(py::ssize_t(best.size()), best.data()));
+  d["stopped"] = reasons[int(state.stopped)];
+  d["failed_epoch"] = state.failed_epoch;
+  d["failed_batch"] = state.failed_batch;
+  return d;
 }
 
 } // namespace fastmlp
