@@ -16,6 +16,9 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import sklearn
+from conftest import CUDA_HOST
+from test_trainer import generator
+from test_trainer import options as trainer_options
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Network, _core, _cuda, _cuda_arrays
@@ -95,16 +98,10 @@ def torch_tensor(array):
 @pytest.fixture(params=["interface", "dlpack", "cupy", "torch"])
 def on_gpu(request, library):
     """Return a function that puts a NumPy array on the GPU that is tested."""
-    real = library != fastmlp_host()
+    real = library != CUDA_HOST
     if real == (request.param in ("interface", "dlpack")):
         pytest.skip("stand-ins are for the host, other libraries for a GPU")
     return {"interface": Interface, "dlpack": DLPack, "cupy": cupy_array, "torch": torch_tensor}[request.param]
-
-
-def fastmlp_host():
-    from conftest import HOST
-
-    return HOST
 
 
 class Log(ctypes.Structure):
@@ -132,7 +129,7 @@ class Calls:
     @staticmethod
     def now():
         log = Log()
-        ctypes.CDLL(fastmlp_host()).fastmlp_host_gpu_log(ctypes.byref(log))
+        ctypes.CDLL(CUDA_HOST).fastmlp_host_gpu_log(ctypes.byref(log))
         return log
 
 
@@ -507,12 +504,11 @@ def test_data_that_are_held_and_released(library):
     """What is held is taken for what it was, and released it is looked at again."""
     network = _core.Network([6, 1], [], "squared_error")
     engine = _core.Engine(network, "float64", 0, None, (library, 0, "ieee"))
-    from test_trainer import generator, options
 
     def loss_of(rows):
         parameters = np.ones(network.n_parameters)
         slots = [np.zeros(network.n_parameters)] * 2
-        settings = options("adam", max_iter=1, batch_size=120)
+        settings = trainer_options("adam", max_iter=1, batch_size=120)
         return engine.train(parameters, slots, rows, y[:, None], None, None, None, generator(0), settings, None)[
             "loss_curve"
         ][0]
