@@ -571,7 +571,7 @@ def test_nothing_lives_longer(library, host, put):
 
 @pytest.mark.parametrize(
     ("stream", "expected"),
-    [(None, []), (1, [1]), (2, [2]), (0x7F00DEADBEE0, [0x7F00DEADBEE0]), ("left out", [1])],
+    [(None, []), (1, [1]), (2, [2]), (0x7F00DEADBEE0, [0x7F00DEADBEE0]), ("left out", [-1])],
     ids=str,
 )
 def test_the_stream_of_the_interface(library, host, stream, expected):
@@ -581,6 +581,30 @@ def test_the_stream_of_the_interface(library, host, stream, expected):
     with Calls() as calls:
         MLPRegressor(**SETTINGS, device="cuda").fit(Interface(X, stream=stream), Interface(y, stream=stream))
     assert calls.streams == 2 * expected
+
+
+class OfAnotherDevice(Interface):
+    """As PyTorch has it: a tensor that is not on the current device is not exported by DLPack."""
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def __dlpack__(self, stream=None):
+        raise BufferError("Can't export tensors on a different CUDA device index.")
+
+
+def test_what_dlpack_does_not_export(library, host):
+    """Its interface is asked; without one, it is an error."""
+    with Calls() as calls:
+        model = MLPRegressor(**SETTINGS, device="cuda").fit(OfAnotherDevice(X, stream="left out"), y)
+    assert calls.streams == [-1]
+    assert_same_model(model, MLPRegressor(**SETTINGS).fit(X, y))
+
+    class Without(DLPack):
+        __dlpack__ = OfAnotherDevice.__dlpack__
+
+    with pytest.raises(BufferError, match="on a different CUDA device index"):
+        model.fit(Without(X), y)
 
 
 def test_the_stream_of_dlpack(library, host):

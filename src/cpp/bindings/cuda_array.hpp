@@ -31,8 +31,7 @@ class CudaArray {
 public:
   CudaArray(const py::object& array, const std::string& library, const std::string& name)
       : name(name), arrays(cuda::open_library(library).arrays) {
-    const std::intptr_t stream =
-        py::hasattr(array, "__dlpack_device__") ? read_dlpack(array) : read_cuda_array_interface(array);
+    const std::intptr_t stream = describe(array);
     if (number_of_bytes() == 0) throw py::value_error(name + " is empty: its shape is " + text(shape_tuple()));
     if (reinterpret_cast<std::uintptr_t>(data) % itemsize() != 0)
       throw py::value_error(name + " must be aligned in memory");
@@ -111,7 +110,18 @@ private:
     set_strides_without_gaps();
   }
 
-  // Each returns the stream whose work must be waited for.
+  // These return the stream whose work must be waited for.
+
+  std::intptr_t describe(const py::object& array) {
+    if (!py::hasattr(array, "__dlpack_device__")) return read_cuda_array_interface(array);
+    try {
+      return read_dlpack(array);
+    } catch (const py::error_already_set& error) { // PyTorch exports no tensor but of the current device
+      if (!error.matches(PyExc_BufferError) || !py::hasattr(array, "__cuda_array_interface__")) throw;
+    }
+    return read_cuda_array_interface(array);
+  }
+
   std::intptr_t read_dlpack(const py::object& array) {
     owner = array.attr("__dlpack__")(py::arg("stream") = default_stream); // the producer has it wait for its own
     if (!PyCapsule_IsValid(owner.ptr(), "dltensor"))
@@ -169,7 +179,7 @@ private:
       }
     }
     if (strides.size() != shape.size()) throw py::value_error(name + " must have a stride for each axis");
-    if (!interface.contains("stream")) return default_stream; // older versions of the interface do not say
+    if (!interface.contains("stream")) return cuda::every_stream; // older versions of the interface
     if (interface["stream"].is_none()) return no_stream;
     const auto stream = interface["stream"].cast<std::intptr_t>();
     if (stream == 0) throw py::value_error("the stream of " + name + " must not be 0");

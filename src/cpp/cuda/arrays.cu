@@ -57,7 +57,8 @@ int device_of(const void* array) {
 
 void wait_for(int device, std::intptr_t given) {
   const CurrentDevice here(device);
-  check(cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(given)), "waiting for the stream of an array");
+  check(given == every_stream ? cudaDeviceSynchronize() : cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(given)),
+        "waiting for the stream of an array");
 }
 
 void download(int device, void* to, const void* from, std::size_t bytes, std::size_t pitch, std::int64_t n_rows) {

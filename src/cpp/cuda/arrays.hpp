@@ -15,10 +15,13 @@ struct ArrayRows {
   bool is_double;
 };
 
+constexpr std::intptr_t every_stream = -1; // of the device
+
 // Each call returns when its work is done, and throws if it cannot be done.
 struct Arrays {
   int (*device_of)(const void* array); // its number
-  // For all work that was given to a stream: its handle, or 1 and 2 for the two default streams of CUDA.
+  // For all work that was given to a stream: its handle, or 1 and 2 for the two default streams of CUDA, or
+  // every_stream.
   void (*wait_for)(int device, std::intptr_t stream);
   // Rows of `bytes` bytes, which are `pitch` bytes apart on the device and without gaps here.
   void (*download)(int device, void* to, const void* from, std::size_t bytes, std::size_t pitch, std::int64_t n_rows);
