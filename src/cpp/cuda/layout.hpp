@@ -9,8 +9,6 @@
 
 namespace fastmlp::cuda {
 
-constexpr int padded(int columns) { return (columns + 7) / 8 * 8; }
-
 class Layout {
 public:
   explicit Layout(const Network& network) {

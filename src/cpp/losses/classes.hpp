@@ -49,6 +49,23 @@ struct LogLoss : PlainLoss {
     return -log(clip_probability(p));
   }
 
+  FASTMLP_CALLS_ITS_ARGUMENT
+  template <class Team, class T> FASTMLP_INLINE void link_by(Team team, T* z, int n, Hyperparameters) {
+    const T top = team.largest(z, n);
+    team.each(n, [&](int k) { z[k] = exp(z[k] - top); });
+    const T sum = sum_of(z, n);
+    team.each(n, [&](int k) { z[k] = z[k] / sum; });
+  }
+  FASTMLP_CALLS_ITS_ARGUMENT
+  template <class Team, class T> FASTMLP_INLINE T row_by(Team team, T* z, T* y, int n, Hyperparameters h) {
+    if (h.values[0] != 0) return smoothed_row_by(team, z, y, n, T(h.values[0]));
+    link_by(team, z, n, h);
+    T p = 0;
+    for (int k = 0; k < n; ++k) p += y[k] * z[k];
+    team.each(n, [&](int k) { z[k] = z[k] - y[k]; });
+    return -log(clip_probability(p));
+  }
+
   // Every probability counts here, so that none may be clipped: log p_k = z_k - log(sum_j exp z_j).
   template <class S> FASTMLP_INLINE S smoothed_row(S* z, const S* y, int n, std::ptrdiff_t stride, S smoothing) {
     const S uniform = splat<S>(scalar_of<S>(1) / scalar_of<S>(n));
@@ -62,6 +79,16 @@ struct LogLoss : PlainLoss {
     }
     for (int k = 0; k < n; ++k)
       z[k * stride] = z[k * stride] / sum - (y[k * stride] + smoothing * (uniform - y[k * stride]));
+    return log(sum) - mean;
+  }
+  FASTMLP_CALLS_ITS_ARGUMENT
+  template <class Team, class T> FASTMLP_INLINE T smoothed_row_by(Team team, T* z, T* y, int n, T smoothing) {
+    const T uniform = T(1) / T(n), top = team.largest(z, n);
+    T mean = 0;
+    for (int k = 0; k < n; ++k) mean += (y[k] + smoothing * (uniform - y[k])) * (z[k] - top);
+    team.each(n, [&](int k) { z[k] = exp(z[k] - top); });
+    const T sum = sum_of(z, n);
+    team.each(n, [&](int k) { z[k] = z[k] / sum - (y[k] + smoothing * (uniform - y[k])); });
     return log(sum) - mean;
   }
 };
@@ -120,6 +147,23 @@ struct Focal : PlainLoss {
     }
     const S loss = focus(p, q, value_of<S>(h, 0), factor);
     for (int k = 0; k < n; ++k) z[k * stride] = factor * (z[k * stride] - y[k * stride]);
+    return loss;
+  }
+
+  FASTMLP_CALLS_ITS_ARGUMENT
+  template <class Team, class T> FASTMLP_INLINE void link_by(Team team, T* z, int n, Hyperparameters h) {
+    LogLoss::link_by(team, z, n, h);
+  }
+  FASTMLP_CALLS_ITS_ARGUMENT
+  template <class Team, class T> FASTMLP_INLINE T row_by(Team team, T* z, T* y, int n, Hyperparameters h) {
+    link_by(team, z, n, h);
+    T p = 0, q = 0, factor;
+    for (int k = 0; k < n; ++k) {
+      p += y[k] * z[k];
+      q += (T(1) - y[k]) * z[k];
+    }
+    const T loss = focus(p, q, T(h.values[0]), factor);
+    team.each(n, [&](int k) { z[k] = factor * (z[k] - y[k]); });
     return loss;
   }
 };

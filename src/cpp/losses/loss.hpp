@@ -14,6 +14,10 @@
 //   outputs                   what it predicts for each target, one after another; as often as a list has values
 //   central(h)                the number of the output that scores compare with the target
 //   class_numbers             whether a number of the class may stand for a row of targets
+//   row_by(team, z, y, n, h)  row for one long row, side by side, by several threads of a graphics processor, which may
+//   link_by(team, z, n, h)    overwrite y; and link likewise. team.each(n, f) has f(k) called for each k by one of
+//   them,
+//                             and all see what it wrote; team.largest(z, n) is the largest of z. All else all do alike
 // S is a number or a vector whose lanes are different rows. NaN must propagate.
 #pragma once
 
@@ -22,6 +26,7 @@
 
 #include <array>
 #include <cstddef>
+#include <utility>
 
 namespace fastmlp {
 
@@ -30,6 +35,12 @@ constexpr double tiny = 1e-30, huge = 1e30;
 
 // A hyper-parameter for all lanes.
 template <class S> FASTMLP_INLINE S value_of(Hyperparameters h, int i) { return splat<S>(scalar_of<S>(h.values[i])); }
+
+template <class T> FASTMLP_INLINE T sum_of(const T* x, int n) {
+  T sum = 0;
+  for (int k = 0; k < n; ++k) sum += x[k];
+  return sum;
+}
 
 struct PlainLoss {
   static constexpr std::array<Hyperparameter, 0> hyperparameters{};
@@ -44,6 +55,18 @@ template <class Own> struct EachOutput : PlainLoss {
     S loss = splat<S>(0);
     for (int k = 0; k < n; ++k) loss += Own::of(z[k * stride], y[k * stride], h, z[k * stride]);
     return loss;
+  }
+
+  FASTMLP_CALLS_ITS_ARGUMENT
+  template <class Team, class T, class O = Own,
+            class = decltype(O::of(T(), T(), Hyperparameters{}, std::declval<T&>()))>
+  FASTMLP_INLINE T row_by(Team team, T* z, T* y, int n, Hyperparameters h) {
+    team.each(n, [&](int k) { y[k] = Own::of(z[k], y[k], h, z[k]); });
+    return sum_of(y, n);
+  }
+  FASTMLP_CALLS_ITS_ARGUMENT
+  template <class Team, class T> FASTMLP_INLINE void link_by(Team team, T* z, int n, Hyperparameters h) {
+    team.each(n, [&](int k) { Own::link(z + k, 1, 1, h); });
   }
 };
 
