@@ -74,7 +74,7 @@ template <> struct Fragments<Precision::ieee> {
     float x[depth][4];
   };
   static FASTMLP_HOST_DEVICE Operand operand(float x) { return x; }
-  template <class M> static __device__ A load_a(const M& m) {
+  template <bool, class M> static __device__ A load_a(const M& m) {
     const int g = lane_number() / 4;
     A a;
     FASTMLP_UNROLL
@@ -84,7 +84,7 @@ template <> struct Fragments<Precision::ieee> {
     }
     return a;
   }
-  template <class M> static __device__ B load_b(const M& m) {
+  template <bool, class M> static __device__ B load_b(const M& m) {
     const int t = lane_number() % 4;
     B b;
     FASTMLP_UNROLL
@@ -115,25 +115,32 @@ template <> struct Fragments<Precision::tf32> {
   static FASTMLP_HOST_DEVICE Operand operand(float x) { // 10 bits of fraction, to the nearest, ties away from 0
     return x - x == 0 ? from_bits<float>((to_bits(x) + 0x1000u) & ~0x1fffu) : x;
   }
-  template <class M> static __device__ A load_a(const M& m) {
+  // Where in the depth the two words of a lane lie that it reads number by number. If both operands are read so, any
+  // order will do in which they agree; with this one all lanes of a warp read from different banks.
+  template <bool across> static FASTMLP_HOST_DEVICE int depth_of(int t, int word) {
+    return across ? 2 * t + word : t + 4 * word;
+  }
+  template <bool across, class M> static __device__ A load_a(const M& m) {
     if constexpr (M::by_rows) {
       const int row = lane_number() % 8, first = lane_number() / 8 % 2 * 8, second = lane_number() / 16 * 4;
       A a;
       load_matrices<false>(a.x, &m(first + row, second));
       return a;
     }
-    const int g = lane_number() / 4, t = lane_number() % 4;
-    return {{to_bits(m(g, t)), to_bits(m(g + 8, t)), to_bits(m(g, t + 4)), to_bits(m(g + 8, t + 4))}};
+    const int g = lane_number() / 4, t = lane_number() % 4, first = depth_of<across>(t, 0),
+              second = depth_of<across>(t, 1);
+    return {{to_bits(m(g, first)), to_bits(m(g + 8, first)), to_bits(m(g, second)), to_bits(m(g + 8, second))}};
   }
-  template <class M> static __device__ B load_b(const M& m) {
+  template <bool across, class M> static __device__ B load_b(const M& m) {
     if constexpr (!M::by_rows) {
       const int column = lane_number() % 8, first = lane_number() / 8 % 2 * 4, second = lane_number() / 16 * 8;
       B b;
       load_matrices<false>(b.x, &m(first, second + column));
       return b;
     }
-    const int g = lane_number() / 4, t = lane_number() % 4;
-    return {{to_bits(m(t, g)), to_bits(m(t + 4, g)), to_bits(m(t, g + 8)), to_bits(m(t + 4, g + 8))}};
+    const int g = lane_number() / 4, t = lane_number() % 4, first = depth_of<across>(t, 0),
+              second = depth_of<across>(t, 1);
+    return {{to_bits(m(first, g)), to_bits(m(second, g)), to_bits(m(first, g + 8)), to_bits(m(second, g + 8))}};
   }
   static __device__ void multiply(float (*c)[4], const A& a, const B& b) {
     mma_tf32(c[0], a.x, b.x);
@@ -152,14 +159,14 @@ template <> struct Fragments<Precision::bf16> {
   };
   static FASTMLP_HOST_DEVICE Operand operand(float x) { return bfloat16(x); }
   // Matrices in the order (0, 0), (8, 0), (0, 8), (8, 8) of their first row and k.
-  template <class M> static __device__ A load_a(const M& m) {
+  template <bool, class M> static __device__ A load_a(const M& m) {
     const int row = lane_number() % 8, first = lane_number() / 8 % 2 * 8, second = lane_number() / 16 * 8;
     A a;
     load_matrices<!M::by_rows>(a.x, M::by_rows ? &m(first + row, second) : &m(first, second + row));
     return a;
   }
   // Matrices in the order (0, 0), (8, 0), (0, 8), (8, 8) of their first k and column; a lane needs pairs along k.
-  template <class M> static __device__ B load_b(const M& m) {
+  template <bool, class M> static __device__ B load_b(const M& m) {
     const int row = lane_number() % 8, first = lane_number() / 8 % 2 * 8, second = lane_number() / 16 * 8;
     B b;
     load_matrices<M::by_rows>(b.x, M::by_rows ? &m(first + row, second) : &m(first, second + row));
@@ -201,7 +208,9 @@ struct TileSums {
 template <Precision precision, class A, class B>
 FASTMLP_DEVICE void multiply_tile(TileSums& sums, const A& a, const B& b, int depth) {
   using F = Fragments<precision>;
-  for (int k = 0; k < depth; k += F::depth) F::multiply(sums.x, F::load_a(a.at(0, k)), F::load_b(b.at(k, 0)));
+  constexpr bool across = !A::by_rows && B::by_rows; // both operands lie across the depth
+  for (int k = 0; k < depth; k += F::depth)
+    F::multiply(sums.x, F::template load_a<across>(a.at(0, k)), F::template load_b<across>(b.at(k, 0)));
 }
 
 } // namespace fastmlp::cuda

@@ -52,6 +52,11 @@ inline Grid warp_per_row(int n_rows) {
   return {dim3(unsigned(ceil_div(n_rows, rows_per_block))), dim3(warp_size, rows_per_block), 0};
 }
 
+// Columns of a row from n to ld become 0.
+template <class A> FASTMLP_DEVICE void clear_gap(A* matrix, int row, int n, int ld) {
+  for (int j = n + int(threadIdx.x); j < ld; j += warp_size) matrix[std::ptrdiff_t(row) * ld + j] = A(0.0f);
+}
+
 // z += bias + addend
 template <class T> FASTMLP_KERNEL add_bias(HiddenRows<T> rows, const T* bias, const T* addend) {
   const int row = int(blockIdx.x * blockDim.y + threadIdx.y);
@@ -98,7 +103,7 @@ FASTMLP_KERNEL activate(HiddenRows<T> rows, const T* bias, const T* addend, bool
       a[std::ptrdiff_t(row) * ld_a + j] = A(kept(value, row, j));
     }
   });
-  for (int j = rows.n + int(threadIdx.x); j < ld_a; j += warp_size) a[std::ptrdiff_t(row) * ld_a + j] = A(T(0));
+  clear_gap(a, row, rows.n, ld_a);
 }
 
 // delta from g, the derivatives with respect to a. With a normalisation, those with respect to its result: the way
@@ -122,9 +127,7 @@ FASTMLP_KERNEL differentiate(HiddenRows<T> rows, const T* g, int ld_g, const A* 
       if (delta_operand) delta_operand[std::ptrdiff_t(row) * ld_a + j] = A(d);
     }
   });
-  if (delta_operand)
-    for (int j = rows.n + int(threadIdx.x); j < ld_a; j += warp_size)
-      delta_operand[std::ptrdiff_t(row) * ld_a + j] = A(T(0));
+  if (delta_operand) clear_gap(delta_operand, row, rows.n, ld_a);
 }
 
 // The way through statistics of rows, in place.
@@ -149,9 +152,7 @@ FASTMLP_KERNEL through_rows(HiddenRows<T> rows, const T* addend, T* delta, A* de
     delta[start + j] = d;
     if (delta_operand) delta_operand[std::ptrdiff_t(row) * ld_a + j] = A(d);
   }
-  if (delta_operand)
-    for (int j = rows.n + int(threadIdx.x); j < ld_a; j += warp_size)
-      delta_operand[std::ptrdiff_t(row) * ld_a + j] = A(T(0));
+  if (delta_operand) clear_gap(delta_operand, row, rows.n, ld_a);
 }
 
 // The way through statistics of units, in place: deltas lose their mean and their part along z, from the gradients of
@@ -172,9 +173,7 @@ FASTMLP_KERNEL through_units(HiddenRows<T> rows, BatchRows batch, Targets<T> tar
     delta[start + j] = d;
     if (delta_operand) delta_operand[std::ptrdiff_t(row) * ld_a + j] = A(d);
   }
-  if (delta_operand)
-    for (int j = rows.n + int(threadIdx.x); j < ld_a; j += warp_size)
-      delta_operand[std::ptrdiff_t(row) * ld_a + j] = A(T(0));
+  if (delta_operand) clear_gap(delta_operand, row, rows.n, ld_a);
 }
 
 template <class T>

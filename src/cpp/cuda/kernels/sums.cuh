@@ -9,8 +9,20 @@ namespace fastmlp::cuda {
 
 constexpr int rows_at_once = 8;
 
+// One dimension: there may be more chunks than a second one holds.
 inline Grid chunk_per_block(int n_rows, int n) {
-  return {dim3(unsigned(ceil_div(n, warp_size)), unsigned(chunks_of(n_rows))), dim3(warp_size, rows_at_once), 0};
+  return {dim3(unsigned(ceil_div(n, warp_size)) * unsigned(chunks_of(n_rows))), dim3(warp_size, rows_at_once), 0};
+}
+
+// What a block of such a grid does: rows first ... end - 1, and unit j of each of its columns of threads.
+struct Chunk {
+  int number, first, end, j;
+};
+FASTMLP_DEVICE Chunk own_chunk(int n_rows, int n) {
+  const unsigned across = unsigned(ceil_div(n, warp_size));
+  const int number = int(blockIdx.x / across), first = number * rows_per_chunk, left = n_rows - first;
+  return {number, first, first + (left < rows_per_chunk ? left : rows_per_chunk),
+          int(blockIdx.x % across) * warp_size + int(threadIdx.x)};
 }
 
 // The sum of x over the threads that stand for one unit, in those with threadIdx.y == 0. Every thread must call it.
@@ -28,16 +40,16 @@ template <class S> FASTMLP_DEVICE S sum_over_chunk(S x) {
 // with_z[chunk][n]; both may be null.
 template <class T, class D>
 FASTMLP_KERNEL sum_chunks(HiddenRows<T> rows, const D* delta, int ld_delta, T* alone, T* with_z) {
-  const int j = int(blockIdx.x) * warp_size + int(threadIdx.x), first = int(blockIdx.y) * rows_per_chunk;
-  const int left = rows.n_rows - first, end = first + (left < rows_per_chunk ? left : rows_per_chunk);
+  const Chunk chunk = own_chunk(rows.n_rows, rows.n);
+  const int j = chunk.j;
   T sum = 0, product = 0;
   if (j < rows.n)
-    for (int row = first + int(threadIdx.y); row < end; row += rows_at_once) {
+    for (int row = chunk.first + int(threadIdx.y); row < chunk.end; row += rows_at_once) {
       const T d = T(delta[std::ptrdiff_t(row) * ld_delta + j]);
       sum += d;
       if (with_z) product += d * standardized(rows, rows.z[std::ptrdiff_t(row) * rows.ld + j], row, j);
     }
-  const std::ptrdiff_t at = std::ptrdiff_t(blockIdx.y) * rows.n + j;
+  const std::ptrdiff_t at = std::ptrdiff_t(chunk.number) * rows.n + j;
   const bool writes = threadIdx.y == 0 && j < rows.n;
   if (alone) {
     sum = sum_over_chunk(sum);
@@ -78,11 +90,11 @@ void launch_sum_columns(cudaStream_t stream, const HiddenRows<T>& rows, const D*
 // Of a chunk of rows: their weight, and of each unit the weighted mean and the sum of weighted squared distances.
 template <class T>
 FASTMLP_KERNEL unit_moments(HiddenRows<T> rows, BatchRows batch, Targets<T> targets, double* moments) {
-  const int j = int(blockIdx.x) * warp_size + int(threadIdx.x), first = int(blockIdx.y) * rows_per_chunk;
-  const int left = rows.n_rows - first, end = first + (left < rows_per_chunk ? left : rows_per_chunk);
+  const Chunk chunk = own_chunk(rows.n_rows, rows.n);
+  const int j = chunk.j;
   const auto for_each_row = [&](auto&& visit) {
     if (j < rows.n)
-      for (int row = first + int(threadIdx.y); row < end; row += rows_at_once)
+      for (int row = chunk.first + int(threadIdx.y); row < chunk.end; row += rows_at_once)
         visit(double(targets.weight(batch[row])), double(rows.z[std::ptrdiff_t(row) * rows.ld + j]));
   };
   double weight = 0, mean = 0, squares = 0;
@@ -96,7 +108,7 @@ FASTMLP_KERNEL unit_moments(HiddenRows<T> rows, BatchRows batch, Targets<T> targ
   for_each_row([&](double w, double z) { squares += w * (z - mean) * (z - mean); });
   squares = sum_over_chunk(squares);
   if (threadIdx.y != 0 || j >= rows.n) return;
-  double* to = moments + std::ptrdiff_t(blockIdx.y) * 3 * rows.n;
+  double* to = moments + std::ptrdiff_t(chunk.number) * 3 * rows.n;
   to[j] = weight;
   to[rows.n + j] = mean;
   to[2 * rows.n + j] = squares;
