@@ -232,6 +232,83 @@ def test_one_kernel_or_many(library, host, monkeypatch, precision):
     assert_close(losses[1], losses[0], 1e-5 if precision == "ieee" else 2e-2)
 
 
+COOPERATIVE = {
+    "plain": {"weights": True},
+    "averaged": {"ema_decay": 0.9, "clip_value": 0.01, "optimizer": "sgd"},
+    "dropout": {"dropout_seed": 3},
+}
+
+
+@pytest.mark.parametrize("how", COOPERATIVE)
+def test_cooperative_steps(library, monkeypatch, how):
+    """Steps of a wider network in one kernel, whose blocks wait for one another: those of the CPU."""
+    monkeypatch.setenv("FASTMLP_CUDA_STEP", "cooperative")
+    dropout = [0.1, 0.2, 0.3] if how == "dropout" else [0] * 3
+    network = _core.Network([17, 130, 36, 5], ["gelu", "tanh"], "log_loss", dropout=dropout)
+    assert_trainings_agree(network, "float32", library, max_iter=2, batch_size=33, factor=50, **COOPERATIVE[how])
+    distance = _core.Network([3, 40, 2], ["relu"], "huber", output_activation="tanh")
+    assert_trainings_agree(distance, "float32", library, max_iter=2, factor=50, **COOPERATIVE[how])
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_precision_of_cooperative_steps(library, monkeypatch, precision):
+    network = _core.Network([17, 130, 36, 5], ["gelu", "relu"], "log_loss")
+    losses = {}
+    for how in ("ieee", precision):
+        monkeypatch.setenv("FASTMLP_CUDA_STEP", "cooperative")
+        _, engine = engines(network, "float32", library, how)
+        losses[how] = trained(engine, network, "float32", batch_size=33)[0]["batch_losses"]
+    assert losses["ieee"] != losses[precision]
+    assert_close(losses[precision], losses["ieee"], 2e-2)
+
+
+def test_cooperative_steps_pass_over_what_has_no_weight(library, monkeypatch):
+    monkeypatch.setenv("FASTMLP_CUDA_STEP", "cooperative")
+    network = _core.Network([5, 6, 3], ["relu"], "log_loss")
+    weights = np.ones(70, np.float32)
+    weights[16:32] = 0
+    outcome, _, _ = assert_trainings_agree(
+        network, "float32", library, weights=weights, shuffle=False, batch_size=16, max_iter=2
+    )
+    assert outcome["t"] == 2 * 4  # of 5 batches
+
+
+def test_cooperative_steps_end_with_a_loss_that_is_not_a_number(library, monkeypatch):
+    monkeypatch.setenv("FASTMLP_CUDA_STEP", "cooperative")
+    network = _core.Network([5, 6, 3], ["relu"], "log_loss")
+    results = []
+    for engine in engines(network, "float32", library):
+        how = trained(engine, network, "float32", batch_size=7, spoilt=40, shuffle=False, max_iter=2)
+        assert how[0]["stopped"] == "not_finite"
+        assert (how[0]["failed_epoch"], how[0]["failed_batch"], how[0]["t"]) == (1, 6, 5)
+        results.append(how[1])
+    assert_close(results[1], results[0], 1e-4)
+
+
+def test_an_unknown_kind_of_step(library, monkeypatch):
+    monkeypatch.setenv("FASTMLP_CUDA_STEP", "fast")
+    with pytest.raises(ValueError, match="'fused', 'cooperative' or 'products', got 'fast'"):
+        engines(PLAIN, "float32", library)
+
+
+@pytest.mark.parametrize("by", ["kernels", "epilogues"])
+@pytest.mark.parametrize("precision", ["ieee", "bf16"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_products_by_kernels(library, host, monkeypatch, by, precision, residual):
+    """What cuBLASLt may know no way for: products, or what follows them, such as rectified linear units."""
+    network = _core.Network([5, 12, 9, 17, 3], ["relu", "gelu", "relu"], "log_loss", residual=residual)
+    monkeypatch.setenv("FASTMLP_CUDA_STEP", "products")
+    results = []
+    for how in ("loops", by):
+        monkeypatch.setenv("FASTMLP_HOST_GPU_PRODUCTS", how)
+        _, engine = engines(network, "float32", library, precision)
+        results.append(trained(engine, network, "float32", batch_size=600, n_rows=601, max_iter=2))
+    (expected, parameters, _), (found, found_parameters, _) = results
+    tolerance = 1e-5 if precision == "ieee" else 2e-2
+    assert_close(found["batch_losses"], expected["batch_losses"], tolerance)
+    assert_close(found_parameters, parameters, tolerance)
+
+
 def test_many_steps_are_one_program(library):
     """More batches than a program has steps, and a short one at the end."""
     network = _core.Network([2, 3, 1], ["tanh"], "squared_error")
@@ -251,15 +328,24 @@ def test_the_same_bits_again(library):
     np.testing.assert_array_equal(first[1], again[1])
 
 
-@pytest.mark.parametrize("kind", ["plain", *HIDDEN])
+@pytest.mark.parametrize("kind", ["plain", "relu", "cooperative", *HIDDEN])
 def test_the_same_bits_in_any_order(library, host, monkeypatch, kind):
     """That operations run as soon as what they say they need is done changes nothing."""
-    network = _core.Network([5, 8, 6, 6, 3], ["gelu"] * 3, "log_loss", **HIDDEN.get(kind, {}))
+    activation = "gelu"
+    if kind == "relu":  # of which products take care, if there is more than one kernel
+        activation = kind
+        monkeypatch.setenv("FASTMLP_CUDA_STEP", "products")
+    if kind == "cooperative":
+        monkeypatch.setenv("FASTMLP_CUDA_STEP", kind)
+    network = _core.Network([5, 8, 6, 6, 3], [activation] * 3, "log_loss", **HIDDEN.get(kind, {}))
     results = []
     for seed in (0, 1, 2, 3):
         monkeypatch.setenv("FASTMLP_HOST_GPU_ORDER", str(seed))
         _, engine = engines(network, "float32", library)
-        results.append(trained(engine, network, "float32", dropout_seed=3, clip_norm=0.5, ema_decay=0.9, max_iter=1))
+        clip_norm = np.inf if kind == "cooperative" else 0.5
+        results.append(
+            trained(engine, network, "float32", dropout_seed=3, clip_norm=clip_norm, ema_decay=0.9, max_iter=1)
+        )
     for outcome, parameters, _ in results[1:]:
         assert outcome["batch_losses"] == results[0][0]["batch_losses"]
         np.testing.assert_array_equal(parameters, results[0][1])

@@ -15,7 +15,9 @@ from test_cuda import CUOBJDUMP, WHERE_TOOLS_ARE
 ROOT = Path(__file__).parents[1]
 CUDA = ROOT / "src" / "cpp" / "cuda"
 BETWEEN_PRODUCTS = ROOT / "tests" / "cpp" / "kernels_between_products.cu"
-NARROW = sorted([*(CUDA / "fused").glob("*.cu"), *(CUDA / "fit_many").glob("*.cu")])
+OF_A_PRECISION = sorted(
+    path for folder in ("cooperative", "fused", "fit_many") for path in (CUDA / folder).glob("*.cu")
+)
 ARCHITECTURES = re.findall(r"\d+", os.environ.get("FASTMLP_TEST_CUDA_KERNELS", ""))
 MOST_REGISTERS = 255  # of a thread; blocks of 256 threads then still fit
 
@@ -34,7 +36,7 @@ def name_of(path):
     return f"{path.parent.name}/{path.stem}"
 
 
-@pytest.fixture(scope="module", params=[BETWEEN_PRODUCTS, *NARROW], ids=name_of)
+@pytest.fixture(scope="module", params=[BETWEEN_PRODUCTS, *OF_A_PRECISION], ids=name_of)
 def compiled(request, tmp_path_factory):
     """Source, what ptxas says of each kernel, the PTX of each architecture, and the object."""
     folder = tmp_path_factory.mktemp("cuda")

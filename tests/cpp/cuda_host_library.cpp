@@ -5,6 +5,8 @@
 //   FASTMLP_HOST_GPU_ORDER    if set, a seed: operations run in a random order of those that their dependencies allow,
 //                             and threads likewise
 //   FASTMLP_HOST_GPU_BYTES    how much memory the device has
+//   FASTMLP_HOST_GPU_PRODUCTS "kernels": by kernels, as on a GPU where cuBLASLt knows no way; "epilogues": only what
+//                             follows them; else all in loops
 //   FASTMLP_HOST_GPU_SHARED   how much a block of threads shares; 0: no network is so narrow that one kernel takes it
 //   FASTMLP_HOST_GPU_DEVICES  how many devices there are; arrays that do not say on which they are, are on the last one
 // What came from the host, and which streams were waited for, is told by fastmlp_host_gpu_log.
@@ -14,8 +16,8 @@
 #include "../../src/cpp/cuda/engine.hpp"
 #include "../../src/cpp/cuda/exports.hpp"
 #include "../../src/cpp/cuda/kernels/arrays.cuh"
+#include "../../src/cpp/cuda/kernels/cooperative.cuh"
 #include "../../src/cpp/cuda/kernels/fused.cuh"
-#include "../../src/cpp/cuda/kernels/products.cuh"
 #include "../../src/cpp/cuda/memory.hpp"
 #include "../../src/cpp/cuda/run_ops.cuh"
 
@@ -38,35 +40,41 @@ std::size_t setting(const char* name, std::size_t otherwise) {
   return given ? std::size_t(std::strtoull(given, nullptr, 10)) : otherwise;
 }
 
+Done products_in_loops() {
+  const char* given = std::getenv("FASTMLP_HOST_GPU_PRODUCTS");
+  const std::string by_kernels = given ? given : "";
+  return by_kernels == "kernels" ? Done::nothing : by_kernels == "epilogues" ? Done::sums : Done::all;
+}
+
 // With 10 bits of fraction, to the nearest, as tensor cores are given it.
 float as_tf32(float x) { return x - x == 0 ? from_bits<float>((to_bits(x) + 0x1000u) & ~0x1fffu) : x; }
 double as_tf32(double x) { return x; }
 
+// In loops; or as little as on a GPU if cuBLASLt knows no way, and the rest by kernels.
 template <class T> class LoopProducts final : public Products<T> {
 public:
-  void run(const Product& op, const ProductOperands<T>& operands, cudaStream_t) override {
-    if (op.precision == Precision::bf16)
-      multiply<bfloat16>(op, operands);
-    else
-      multiply<T>(op, operands);
+  explicit LoopProducts(Done most) : most(most) {}
+
+  void run(const Product& op, const ProductOperands<T>& operands, cudaStream_t stream) override {
+    if constexpr (sizeof(T) == 4) {
+      if (op.narrow)
+        multiply<bfloat16, bfloat16>(op, operands);
+      else if (op.precision == Precision::bf16)
+        multiply<bfloat16, T>(op, operands);
+      else
+        multiply<T, T>(op, operands);
+    } else {
+      multiply<T, T>(op, operands);
+    }
+    launch_rest_of_product(stream, op, operands, most);
   }
 
 private:
-  template <class A> static void multiply(const Product& op, const ProductOperands<T>& operands) {
-    const PlainProduct<T, A> p{op.m,
-                               op.n,
-                               op.k,
-                               op.transpose_a,
-                               op.transpose_b,
-                               op.relu,
-                               static_cast<const A*>(operands.a),
-                               op.a.ld,
-                               static_cast<const A*>(operands.b),
-                               op.b.ld,
-                               operands.addend,
-                               operands.bias,
-                               operands.c,
-                               op.c.ld};
+  template <class A, class C> void multiply(const Product& op, const ProductOperands<T>& operands) const {
+    if (most == Done::nothing) return;
+    const PlainProduct<T, A> p = plain_product_of<T, A>(op, operands);
+    Finishing<C> finish = finishing_of<C>(op, operands);
+    if (most == Done::sums) finish = {finish.c, finish.ldc, nullptr, nullptr, 0, false};
     const bool rounds = op.precision == Precision::tf32;
     std::vector<T> sums(static_cast<std::size_t>(op.n));
     for (int i = 0; i < op.m; ++i) {
@@ -75,9 +83,17 @@ private:
         const T a = rounds ? as_tf32(p.a_at(i, l)) : p.a_at(i, l);
         for (int j = 0; j < op.n; ++j) sums[std::size_t(j)] += a * (rounds ? as_tf32(p.b_at(l, j)) : p.b_at(l, j));
       }
-      for (int j = 0; j < op.n; ++j) p.put(i, j, sums[std::size_t(j)]);
+      for (int j = 0; j < op.n; ++j) finish.put(i, j, p.start(i, j) + sums[std::size_t(j)]);
+    }
+    if (!operands.column_sums || most == Done::sums) return;
+    for (int j = 0; j < op.n; ++j) {
+      double sum = 0;
+      for (int l = 0; l < op.k; ++l) sum += double(p.b_at(l, j));
+      operands.column_sums[j] = T(sum);
     }
   }
+
+  const Done most;
 };
 
 struct List final : Program {
@@ -112,7 +128,9 @@ public:
   void download(void* to, const void* from, std::size_t n) override { move(to, from, n); }
   void copy(void* to, const void* from, std::size_t n) override { move(to, from, n); }
   void wait() override {}
-  Capabilities capabilities() const override { return {int(setting("FASTMLP_HOST_GPU_SHARED", 227 * 1024)), 3, 0}; }
+  Capabilities capabilities() const override {
+    return {int(setting("FASTMLP_HOST_GPU_SHARED", 227 * 1024)), 3, 0, wished_way()};
+  }
 
   std::unique_ptr<Program> compile(const Network& network, const std::vector<Op>& ops, const std::vector<Place>& places,
                                    bool is_double) override {
@@ -156,15 +174,16 @@ private:
   }
 
   template <class T>
-  static std::function<void(std::size_t)> runner(const Network& network, const std::vector<Op>& ops,
-                                                 const std::vector<Place>& places) {
-    return [&network, ops, places](std::size_t i) {
-      LoopProducts<T> products;
+  std::function<void(std::size_t)> runner(const Network& network, const std::vector<Op>& ops,
+                                          const std::vector<Place>& places) const {
+    return [&network, ops, places, in_loops = in_loops](std::size_t i) {
+      LoopProducts<T> products(in_loops);
       std::visit(OpRunner<T>(network, places, network.loss.values.data(), products, nullptr), ops[i]);
     };
   }
 
   unsigned order;
+  const Done in_loops = products_in_loops();
   std::size_t bytes, used = 0;
   std::map<void*, std::size_t> sizes;
 };

@@ -60,6 +60,7 @@ inline int n_shared = 0;           // objects in shared memory that kernels have
 constexpr int warp_lanes = 32;
 constexpr std::size_t stack_bytes = 128 * 1024, guard_bytes = 256;
 constexpr unsigned char guard = 0xa5;
+constexpr int most_asides = 1000000;
 
 struct Place { // in the source
   const char* file = "";
@@ -119,7 +120,16 @@ public:
     shared_bytes = grid.shared;
   }
 
-  void run(unsigned seed);
+  // A block alone; or one that takes turns with others: begin, then go_on while it is not done, then end.
+  void run(unsigned seed) {
+    begin(seed);
+    while (!is_idle()) go_on();
+    end();
+  }
+  void begin(unsigned seed);
+  bool is_idle() const { return runnable.empty() || !failure.empty(); } // nobody may run: done, or in a deadlock
+  void go_on();                                                         // some thread, to its next wait
+  void end();
 
   // The object of that number, the same for all threads; filled with ones, which are NaN, before anyone writes to it.
   template <class T> T& shared_object(int object) {
@@ -149,10 +159,18 @@ public:
     leave(current->point, scheduler);
   }
 
+  // The running fiber lets others run, of this block or another one.
+  void step_aside() {
+    if (++asides > most_asides) fail("a block waits for another one that does not come");
+    runnable.push_back(current->number);
+    leave(current->point, scheduler);
+  }
+
   dim3 number, blocks, threads;
   Barrier barrier;
   Fiber* current = nullptr;
   unsigned char* memory = nullptr;
+  int asides = 0; // how often a thread has let others run
 
   [[noreturn]] void fail(const std::string& what) {
     failure = what;
@@ -173,6 +191,7 @@ private:
   std::vector<int> runnable;
   std::string failure;
   int done = 0;
+  unsigned seed = 0, random = 0;
   Point scheduler;
 };
 
@@ -193,8 +212,9 @@ inline unsigned next_random(unsigned& state) {
   return state ^= state << 5;
 }
 
-inline void Block::run(unsigned seed) {
-  block = this;
+inline void Block::begin(unsigned with) {
+  seed = with;
+  random = seed * 2654435761u + number.x + 977u * number.y + 1;
   fibers.resize(std::size_t(n));
   for (int i = 0; i < n; ++i) {
     Fiber& fiber = fibers[std::size_t(i)];
@@ -211,18 +231,22 @@ inline void Block::run(unsigned seed) {
     makecontext(&fiber.context, &Block::start, 0);
     runnable.push_back(n - 1 - i);
   }
-  unsigned state = seed * 2654435761u + number.x + 977u * number.y + 1;
-  while (!runnable.empty() && failure.empty()) {
-    if (seed != 0) std::swap(runnable[next_random(state) % runnable.size()], runnable.back());
-    current = &fibers[std::size_t(runnable.back())];
-    runnable.pop_back();
-    if (current->started) {
-      leave(scheduler, current->point);
-    } else {
-      current->started = true;
-      enter(scheduler, current->context);
-    }
+}
+
+inline void Block::go_on() {
+  block = this;
+  if (seed != 0) std::swap(runnable[next_random(random) % runnable.size()], runnable.back());
+  current = &fibers[std::size_t(runnable.back())];
+  runnable.pop_back();
+  if (current->started) {
+    leave(scheduler, current->point);
+  } else {
+    current->started = true;
+    enter(scheduler, current->context);
   }
+}
+
+inline void Block::end() {
   if (failure.empty() && done != n)
     failure = "only " + std::to_string(done) + " of " + std::to_string(n) + " threads ended: the others wait, " +
               std::to_string(barrier.waiting.size()) + " of them for the block at " + name_of(barrier.place);
@@ -235,14 +259,20 @@ inline void Block::run(unsigned seed) {
   if (!failure.empty()) throw std::runtime_error(failure);
 }
 
+inline void check_grid(const Grid& grid) {
+  const unsigned n_threads = grid.threads.x * grid.threads.y * grid.threads.z;
+  if (n_threads == 0 || n_threads > 1024) throw std::runtime_error("a block has 1 to 1024 threads");
+  if (grid.blocks.x > 0x7fffffffu || grid.blocks.y > 65535)
+    throw std::runtime_error("a grid has at most 2**31 - 1 blocks, and 65535 in its second dimension");
+  if (grid.shared > 227 * 1024) throw std::runtime_error("a block has at most 227 KB of shared memory");
+}
+
 } // namespace on_host
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t, const Arguments&... arguments) {
   const unsigned seed = on_host::schedule_seed;
-  const unsigned n_threads = grid.threads.x * grid.threads.y * grid.threads.z;
-  if (n_threads == 0 || n_threads > 1024) throw std::runtime_error("a block has 1 to 1024 threads");
-  if (grid.shared > 227 * 1024) throw std::runtime_error("a block has at most 227 KB of shared memory");
+  on_host::check_grid(grid);
   std::vector<dim3> numbers;
   for (unsigned y = 0; y < grid.blocks.y; ++y)
     for (unsigned x = 0; x < grid.blocks.x; ++x) numbers.emplace_back(x, y);
@@ -252,6 +282,32 @@ void launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t, const
   const std::function<void()> body = [&] { kernel(Parameters(arguments)...); };
   for (const dim3& number : numbers) on_host::Block(grid, number, body).run(seed);
 }
+
+// All blocks take turns, of lengths by chance, until they wait for others: some run far ahead, some come late.
+template <class... Parameters, class... Arguments>
+void launch_together(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t, const Arguments&... arguments) {
+  on_host::check_grid(grid);
+  const std::function<void()> body = [&] { kernel(Parameters(arguments)...); };
+  std::vector<std::unique_ptr<on_host::Block>> blocks;
+  std::vector<on_host::Block*> running;
+  for (unsigned x = 0; x < grid.blocks.x; ++x) {
+    blocks.push_back(std::make_unique<on_host::Block>(grid, dim3(x), body));
+    blocks.back()->begin(on_host::schedule_seed);
+    running.push_back(blocks.back().get());
+  }
+  unsigned state = on_host::schedule_seed + 1;
+  while (!running.empty()) {
+    const std::size_t at = on_host::next_random(state) % running.size();
+    on_host::Block& block = *running[at];
+    const unsigned turns = 1u << on_host::next_random(state) % 20;
+    const int asides = block.asides;
+    for (unsigned turn = 0; turn < turns && !block.is_idle() && block.asides == asides; ++turn) block.go_on();
+    if (block.is_idle()) running.erase(running.begin() + std::ptrdiff_t(at));
+  }
+  for (const auto& block : blocks) block->end();
+}
+
+inline void let_others_run() { on_host::block->step_aside(); }
 
 } // namespace fastmlp::cuda
 
@@ -288,73 +344,4 @@ inline unsigned atomicAdd(unsigned* at, unsigned add) { // never of floating-poi
   return before;
 }
 
-// --- products of a warp, by the layouts of PTX ISA's mma.m16n8k8 and mma.m16n8k16 ------------------------------------
-
-namespace fastmlp::cuda {
-
-inline int lane_number() { return on_host::block->lane(); }
-
-namespace on_host {
-
-// c += a b; a_at(row, k) and b_at(k, column) find a number among the words that the lanes brought.
-template <class A, class B>
-void multiply(float* c, const std::uint32_t* a, const std::uint32_t* b, int depth, A&& a_at, B&& b_at) {
-  Warp& warp = block->warp();
-  const int lane = block->lane(), g = lane / 4, t = lane % 4;
-  std::copy_n(a, 4, warp.a[lane]);
-  std::copy_n(b, 2, warp.b[lane]);
-  __syncwarp();
-  for (int i = 0; i < 4; ++i)
-    for (int k = 0; k < depth; ++k) c[i] += a_at(warp, g + i / 2 * 8, k) * b_at(warp, k, 2 * t + i % 2);
-  __syncwarp();
-}
-
-inline float as_float(std::uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-inline float half_of(std::uint32_t word, int half) { return as_float(half ? word & 0xffff0000u : word << 16); }
-
-} // namespace on_host
-
-// Only the leading 10 bits of fraction count, as in the hardware: whoever forgets to round loses accuracy.
-inline void mma_tf32(float* c, const std::uint32_t* a, const std::uint32_t* b) {
-  using on_host::Warp;
-  const auto cut = [](std::uint32_t word) { return on_host::as_float(word & ~0x1fffu); };
-  on_host::multiply(
-      c, a, b, 8, [&](Warp& w, int row, int k) { return cut(w.a[row % 8 * 4 + k % 4][row / 8 + k / 4 * 2]); },
-      [&](Warp& w, int k, int column) { return cut(w.b[column * 4 + k % 4][k / 4]); });
-}
-inline void mma_bf16(float* c, const std::uint32_t* a, const std::uint32_t* b) {
-  using on_host::Warp;
-  on_host::multiply(
-      c, a, b, 16,
-      [](Warp& w, int row, int k) {
-        return on_host::half_of(w.a[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2], k % 2);
-      },
-      [](Warp& w, int k, int column) { return on_host::half_of(w.b[column * 4 + k % 8 / 2][k / 8], k % 2); });
-}
-
-// Four 8 x 8 matrices of 16-bit numbers, whose rows begin where the lanes say: PTX ISA, ldmatrix.
-template <bool transposed> void load_matrices(std::uint32_t* x, const void* row) {
-  using namespace on_host;
-  Warp& warp = block->warp();
-  const int lane = block->lane(), g = lane / 4, t = lane % 4;
-  if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0) block->fail("a row of a matrix is not aligned to 16 bytes");
-  std::memcpy(warp.exchange[lane], &row, sizeof row);
-  __syncwarp();
-  const auto number = [&](int matrix, int i, int j) {
-    const std::uint16_t* from;
-    std::memcpy(&from, warp.exchange[8 * matrix + i], sizeof from);
-    std::uint16_t bits;
-    std::memcpy(&bits, from + j, sizeof bits);
-    return std::uint32_t(bits);
-  };
-  for (int m = 0; m < 4; ++m)
-    x[m] = transposed ? number(m, 2 * t, g) | number(m, 2 * t + 1, g) << 16
-                      : number(m, g, 2 * t) | number(m, g, 2 * t + 1) << 16;
-  __syncwarp();
-}
-
-} // namespace fastmlp::cuda
+#include "tensor_cores_on_host.hpp"

@@ -75,7 +75,7 @@ public:
       const int n_rows = std::min(batch_size, n - first);
       compute({order, &state, n_rows});
       const UpdateHow<T> how{rule.optimizer, T(alpha),        T(rule.clip_value), rule.clip_norm,
-                             table.data(),   partials.data(), reports.data(),     n_rows};
+                             table.data(),   partials.data(), reports.data(),     std::int64_t(n_rows)};
       if (rule.clip_norm < infinity) launch_finish_gradient<T>(nullptr, p, T(alpha), partials.data(), &state);
       launch_update<T>(nullptr, p, how, &state);
     }

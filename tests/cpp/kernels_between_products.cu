@@ -2,6 +2,7 @@
 #include "../../src/cpp/cuda/kernels/gather.cuh"
 #include "../../src/cpp/cuda/kernels/hidden_layers.cuh"
 #include "../../src/cpp/cuda/kernels/loss_rows.cuh"
+#include "../../src/cpp/cuda/kernels/products.cuh"
 #include "../../src/cpp/cuda/kernels/sums.cuh"
 #include "../../src/cpp/cuda/kernels/update.cuh"
 
@@ -23,6 +24,7 @@ template <class T> void all(cudaStream_t stream) {
   launch_use_running_statistics<T>(stream, nullptr, nullptr, 0, nullptr, nullptr);
   launch_link_rows<T>(stream, {}, nullptr, nullptr);
   launch_finish_gradient<T>(stream, {}, 0, nullptr, nullptr);
+  launch_rest_of_product<T>(stream, {}, {}, Done::nothing);
   launch_update<T>(stream, {}, {}, nullptr);
   with_operands<T, T>(stream);
 }

@@ -10,6 +10,7 @@
 #include "../../src/cpp/engine.hpp"
 
 #include <numeric>
+#include <set>
 
 namespace fastmlp {
 
@@ -172,6 +173,21 @@ void test_plans() {
         "no normalisation in the fused step");
 }
 
+// Numbers of both operands of a weight gradient are read one by one, and from 32 banks of shared memory at once.
+void test_banks() {
+  bool differ = true;
+  for (int padded = 16; padded <= most_fused_width; padded += 16)
+    for (int word : {0, 1}) {
+      std::set<int> banks;
+      for (int lane = 0; lane < warp_size; ++lane) {
+        const int depth = Fragments<Precision::tf32>::depth_of<true>(lane % 4, word);
+        banks.insert((lane / 4 + depth * fused::leading_dimension(padded, sizeof(float))) % 32);
+      }
+      differ = differ && banks.size() == 32;
+    }
+  check(differ, "the lanes of a warp read from different banks");
+}
+
 // Parameters with gaps between rows and arrays: the same gradient, and nothing in the gaps.
 void test_layout() {
   struct View {
@@ -246,6 +262,7 @@ void test_update_of_parts() {
 
 void test_cuda_fused() {
   test_plans();
+  test_banks();
   test_layout();
   test_update_of_parts();
   test_schedules();

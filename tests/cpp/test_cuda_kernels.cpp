@@ -5,7 +5,9 @@
 
 #include "../../src/cpp/cpu/kernels.hpp"
 #include "../../src/cpp/cuda/kernels/gather.cuh"
+#include "../../src/cpp/cuda/kernels/grid_barrier.cuh"
 #include "../../src/cpp/cuda/kernels/loss_rows.cuh"
+#include "../../src/cpp/cuda/kernels/products.cuh"
 #include "../../src/cpp/cuda/kernels/sums.cuh"
 #include "../../src/cpp/engine.hpp"
 
@@ -29,6 +31,19 @@ FASTMLP_KERNEL neighbours_sum(const int* x, int* out, bool waits) {
   shared[i] = x[i];
   if (waits) __syncthreads();
   out[i] = shared[i] + shared[(i + 1) % n];
+}
+
+// Each block adds what the block before it has left.
+FASTMLP_KERNEL sum_of_neighbours(unsigned* arrived, int* x, int* out, bool waits) {
+  GridBarrier barrier(arrived);
+  const int i = int(blockIdx.x * blockDim.x + threadIdx.x), n = int(gridDim.x * blockDim.x);
+  x[i] = i * i;
+  if (waits) barrier.wait();
+  out[i] = x[i] + x[(i + n - int(blockDim.x)) % n];
+}
+
+FASTMLP_KERNEL half_of_the_blocks_wait(unsigned* arrived) {
+  if (blockIdx.x % 2 == 0) GridBarrier(arrived).wait();
 }
 
 FASTMLP_KERNEL half_of_them_wait(int* out) {
@@ -66,6 +81,27 @@ void test_host() {
     });
   check(wrong_with == 0, "a barrier is one in every schedule");
   check(wrong_without == 8, "a missing barrier is seen in every schedule");
+  int wrong_blocks_with = 0, wrong_blocks_without = 0;
+  for (unsigned seed = 0; seed < 8; ++seed)
+    with_schedule(seed, [&] {
+      for (bool waits : {false, true}) {
+        std::vector<int> of_all(4 * n), found(4 * n), expected(4 * n);
+        for (int i = 0; i < 4 * n; ++i) expected[i] = i * i + (i + 3 * n) % (4 * n) * ((i + 3 * n) % (4 * n));
+        unsigned arrived = 0;
+        launch_together(sum_of_neighbours, Grid{4, n, 0}, nullptr, &arrived, of_all.data(), found.data(), waits);
+        (waits ? wrong_blocks_with : wrong_blocks_without) += found != expected;
+      }
+    });
+  check(wrong_blocks_with == 0, "a barrier of all blocks is one in every schedule");
+  check(wrong_blocks_without == 8, "a missing one is seen in every schedule");
+  bool fails_alone = false;
+  try {
+    unsigned arrived = 0;
+    launch_together(half_of_the_blocks_wait, Grid{2, 32, 0}, nullptr, &arrived);
+  } catch (const std::runtime_error&) {
+    fails_alone = true;
+  }
+  check(fails_alone, "a barrier for half of the blocks is an error");
   std::vector<int> out(n);
   check(fails(half_of_them_wait, Grid{1, n, 0}, out.data()), "a barrier for half of a block is an error");
   check(fails(write_beyond, Grid{1, n, n * sizeof(int)}, 1), "a write beyond shared memory is an error");
@@ -176,6 +212,50 @@ template <class T> void test_loss(const std::string& name, int n_rows, int n_out
   check(state.loss == before.loss && state.weight == before.weight && state.arrived_loss == 0, what + ", no deltas");
 }
 
+// A warp makes of a row what a thread makes of it.
+template <class T> void test_wide_rows(const std::string& name, const std::vector<double>& loss_values) {
+  constexpr int n_rows = 5;
+  const Network network({1, 38}, {}, name, loss_values);
+  const RowLoss loss = network.row_loss();
+  RandomNumbers<T> numbers(6);
+  const int m = loss.n_outputs;
+  const Array<T> z = numbers.array(std::size_t(n_rows) * m, 2), weights = numbers.array(n_rows);
+  Array<T> y(std::size_t(n_rows) * loss.n_targets);
+  Losses::visit(loss.number, [&](auto entry) {
+    for (int i = 0; i < n_rows; ++i)
+      for (int k = 0; k < loss.n_targets; ++k) {
+        const double number = entry.class_numbers ? k == 3 * i : (i + k) % 2;
+        y[i * loss.n_targets + k] = T(entry.valid(number, loss.h) ? number : number + 1);
+      }
+  });
+  const OutputRows<T> out{z.data(), n_rows, m, nullptr, -1, loss};
+  const std::size_t bytes = numbers_of_row(loss) * sizeof(T);
+  const auto run = [&](auto loss_kernel, auto link_kernel, int R, int threads) {
+    StepState state;
+    Array<T> found(2 * z.size());
+    double partials[2 * n_rows];
+    const Grid grid{dim3(unsigned(ceil_div(n_rows, R))), dim3(unsigned(threads)), R * bytes};
+    launch(loss_kernel, grid, nullptr, out, BatchRows{nullptr, &state, n_rows},
+           Targets<T>{y.data(), nullptr, weights.data()}, R, nullptr, found.data(), m, partials, &state);
+    launch(link_kernel, grid, nullptr, out, R, nullptr, found.data() + z.size());
+    return std::pair(found, state.loss);
+  };
+  const auto [by_threads, loss_by_threads] = run(loss_rows<T, T, false>, link_rows<T, false>, 32, 32);
+  for (unsigned seed = 0; seed < 4; ++seed)
+    with_schedule(seed, [&, &expected = by_threads, &sum = loss_by_threads] {
+      const auto [by_warps, loss_by_warps] = run(loss_rows<T, T, true>, link_rows<T, true>, 2, 64);
+      check(by_warps == expected, "a warp takes a row: " + name);
+      check(std::abs(loss_by_warps - sum) <= 1e-12 * (1 + std::abs(sum)), "and their sum: " + name); // in another order
+    });
+}
+
+// As many rows as a batch may have.
+void test_grids() {
+  constexpr int most = 1 << 30;
+  for (const Grid& grid : {chunk_per_block(most, 1000), tiles_of(most, 16), warp_per_row(most)})
+    check(grid.blocks.y == 1 && grid.blocks.x < 0x7fffffffu, "the grid of a large batch");
+}
+
 } // namespace
 
 void test_cuda_kernels() {
@@ -197,6 +277,13 @@ void test_cuda_kernels() {
     }
     test_loss<float>("log_loss", n_rows, 1001);
   }
+  for (const std::string& name : Losses::names()) {
+    test_loss<float>(name, 9, 100);
+    test_wide_rows<float>(name, {});
+    test_wide_rows<double>(name, {});
+  }
+  test_wide_rows<float>("log_loss", {0.1});
+  test_grids();
   test_loss<float>("log_loss", 3, 7001);
   test_loss<double>("squared_error", 33, 4001);
 }

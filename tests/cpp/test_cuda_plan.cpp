@@ -22,7 +22,9 @@ public:
   Written(const Plan& plan, const Layout& layout, int n_rows) {
     int buffer = n_shared_buffers;
     for (const BufferSize& size : plan.sizes(n_rows, true)) sizes[buffer++] = std::ptrdiff_t(size.n);
-    for (int each : {features, targets, labels, row_weights, row_order, state, step_table, slots}) whole[each] = true;
+    for (int each : {features, targets, labels, row_weights, row_order, step_table, slots}) whole[each] = true;
+    sizes[state] = n_state_parts;
+    write({state, position, batch_sums, true});
     for (int each : {parameters, shadow, gradient}) sizes[each] = layout.size;
     write({parameters, 0, layout.size, true});
     write({shadow, 0, layout.trained, true});
@@ -32,6 +34,7 @@ public:
     Bits& bits = of(access.buffer);
     if (bits.empty() || is_all(access)) {
       whole[access.buffer] = true;
+      bits.assign(bits.size(), true);
       return;
     }
     for (std::ptrdiff_t i = access.begin; i < end(access); ++i) bits[std::size_t(i)] = true;
@@ -117,7 +120,7 @@ void check_list(const Network& network, const Plan& plan, const Layout& layout, 
   check(ordered, what + ": what touches the same numbers is ordered");
 }
 
-// Of two operations the number of the first of kind A and whether it may run beside the first of kind B.
+// Whether the first operation of kind A may run beside the first of kind B.
 template <class A, class B> bool may_run_together(const Network& network, const std::vector<Op>& ops) {
   const std::vector<std::vector<int>> before = predecessors(network, ops);
   const auto first = [&](auto kind) {
@@ -144,6 +147,42 @@ Rule rule_of(const std::string& optimizer, double clip_norm, double ema_decay) {
   return rule;
 }
 
+// Which networks and batches take their steps in one kernel.
+void test_ways() {
+  const auto kind = [](const std::vector<std::int64_t>& sizes, int n_rows, double clip_norm, Way way) {
+    const Network network(sizes, std::vector<std::string>(sizes.size() - 2, "relu"), "log_loss");
+    const Layout layout(network);
+    Capabilities capabilities{227 * 1024, 132, 228 * 1024};
+    capabilities.way = way;
+    const Plan plan(network, layout, Precision::tf32, false, capabilities);
+    const std::vector<Op> ops = plan.steps(2, {n_rows, true, true, false}, 20, 0, rule_of("adam", clip_norm, 0));
+    check_list(network, plan, layout, ops, n_rows, "the list of a way");
+    if (std::holds_alternative<CooperativeSteps>(ops[0])) return ops.size() == 1 ? Way::cooperative : Way::chosen;
+    return std::holds_alternative<FusedStep>(ops[0]) ? Way::fused : Way::products;
+  };
+  const std::vector<std::int64_t> narrow{20, 30, 5}, wide{784, 256, 128, 10};
+  const auto n_sums = [&](bool can, int n_rows, bool is_double) {
+    const Network network({256, 256, 256, 5}, {"relu", "relu"}, "log_loss");
+    const Layout layout(network);
+    Capabilities capabilities;
+    capabilities.adds_up = {can, can, can};
+    const Plan plan(network, layout, Precision::ieee, is_double, capabilities);
+    int n = 0;
+    for (const Op& op : plan.steps(1, {n_rows, true, true, false}, 256, 0, rule_of("adam", infinity, 0)))
+      n += std::holds_alternative<SumColumns>(op);
+    return n;
+  };
+  check(n_sums(true, 1000, false) == 0, "products add up the gradients of biases");
+  check(n_sums(false, 1000, false) == 3 && n_sums(true, 1000, true) == 3, "unless they cannot");
+  check(n_sums(true, 100000, false) == 2, "or are large");
+  check(kind(narrow, 128, infinity, Way::chosen) == Way::fused, "narrow networks are fused");
+  check(kind(narrow, 128, infinity, Way::cooperative) == Way::cooperative, "unless another way is wished");
+  check(kind(wide, 128, infinity, Way::chosen) == Way::cooperative, "wider ones take cooperative steps");
+  check(kind(wide, 4096, infinity, Way::chosen) == Way::products, "but not on large batches");
+  check(kind(wide, 128, 1, Way::chosen) == Way::products, "nor with a bound on the gradient's length");
+  check(kind(wide, 128, infinity, Way::products) == Way::products, "nor if products are wished");
+}
+
 } // namespace
 
 void test_cuda_plan() {
@@ -164,11 +203,8 @@ void test_cuda_plan() {
             const auto check_all = [&](const std::vector<Op>& ops, const char* what) {
               check_list(network, plan, layout, ops, rows.n, name + ", " + what);
             };
-            std::vector<Op> steps = plan.step(rows, 5, 0.1, rule_of("adam", 1.0, 0.9));
-            const std::vector<Op> again = steps;
-            steps.insert(steps.end(), again.begin(), again.end());
-            check_all(steps, "two steps");
-            check_all(plan.step(rows, 5, 0, rule_of("sgd", infinity, 0)), "a step");
+            check_all(plan.steps(3, rows, 5, 0.1, rule_of("adam", 1.0, 0.9)), "three steps");
+            check_all(plan.steps(1, rows, 5, 0, rule_of("sgd", infinity, 0)), "a step");
             check_all(plan.loss_and_gradient(rows, 5, 0.1), "gradient");
             check_all(plan.evaluation(rows, 5), "evaluation");
             for (int layer = 1; layer <= network.n_layers(); ++layer)
@@ -176,15 +212,15 @@ void test_cuda_plan() {
           }
         }
 
-  const Network network({20, 30, 30, 2}, {"relu", "relu"}, "squared_error");
+  const Network network({20, 30, 30, 2}, {"gelu", "relu"}, "squared_error");
   const Layout layout(network);
   const Plan plan(network, layout, Precision::ieee, false);
-  const std::vector<Op> step = plan.step({64, true, false, false}, 20, 0, rule_of("adam", infinity, 0));
-  // gather; 3 products; loss; for each layer the gradient of weights and of biases; 2 products for deltas and their
-  // slopes; the update: rectified linear units are part of their product
-  check(step.size() == 1 + 3 + 1 + 6 + 4 + 1, "a step has no more operations than it needs");
-  check(may_run_together<SumColumns, Differentiate>(network, step), "gradients of biases run beside the way down");
+  const std::vector<Op> step = plan.steps(1, {64, true, false, false}, 20, 0, rule_of("adam", infinity, 0));
+  // gather; 3 products, and an activation; loss; for each layer a product for gradients of weights and of biases; 2
+  // products for deltas, and a slope; the update: rectified linear units are part of their products
+  check(step.size() == 1 + 3 + 1 + 1 + 3 + 2 + 1 + 1, "a step has no more operations than it needs");
   check(!may_run_together<LossRows, Update>(network, step), "the update waits for the loss");
+  test_ways();
 }
 
 } // namespace fastmlp

@@ -23,8 +23,12 @@ public:
     op.transpose_b ? read(op.b, op.n, op.k) : read(op.b, op.k, op.n);
     read(op.addend, op.m, op.n);
     read(op.bias, 1, op.n);
+    read(op.units, op.m, op.n);
+    if (op.mask) all(op.mask.buffer, op.finish == Finish::relu);
     write(op.c, op.m, op.n);
-    if (op.workspace) all(op.workspace.buffer, true);
+    write(op.column_sums, 1, op.n);
+    room(op.workspace);
+    room(op.room);
   }
   void operator()(const AddBias& op) {
     update_units(op.layer.z, op.layer);
@@ -36,7 +40,7 @@ public:
     read_weights(op.layer.rows);
     read_units(op.layer.z, op.layer);
     write(op.layer.statistics, 2, op.layer.units);
-    all(state, false);
+    read_state(progress);
     for (const View& running : {op.running_mean, op.running_variance}) {
       read(running, 1, op.layer.units);
       write(running, 1, op.layer.units);
@@ -68,7 +72,7 @@ public:
     read(op.z, op.rows.n, network.n_outputs());
     read(op.bias, 1, network.n_outputs());
     write(op.delta, op.rows.n, network.n_outputs());
-    all(state, true);
+    add({state, batch_sums, batch_sums + 1, true});
     room(op.room);
     room(op.partials);
   }
@@ -106,7 +110,7 @@ public:
     if (statistics_of(op.layer) == Statistics::of_units) {
       read_rows(op.layer.rows);
       read_weights(op.layer.rows);
-      all(state, false);
+      read_state(batch_sums);
       read(op.scale_gradient, 1, op.layer.units);
       read(op.offset_gradient, 1, op.layer.units);
     }
@@ -120,15 +124,31 @@ public:
     all(features, false);
     all(op.rows.has_labels ? labels : targets, false);
     add({parameters, 0, op.plan.n_parameters, false});
-    all(state, true);
+    for (const Dropout<float>& dropout : op.plan.dropout)
+      if (dropout.threshold != 0) read_state(progress);
+    add({state, batch_sums, batch_sums + 1, true});
     all(op.parts.buffer, true);
     room(op.sums);
+  }
+  void operator()(const CooperativeSteps& op) {
+    read_rows(op.rows);
+    read_weights(op.rows);
+    all(features, false);
+    all(op.rows.has_labels ? labels : targets, false);
+    update({parameters, 0, op.trained, true});
+    update({slots, 0, (op.n_slots + op.averages) * op.slot_size, true});
+    if (op.has_shadow) add({shadow, 0, op.trained, true});
+    all(step_table, false);
+    add({state, 0, batch_sums, false});
+    add({state, 0, n_state_parts, true});
+    all(reports, true);
+    for (const View& view : {op.room, op.sums, op.partials}) room(view);
   }
   void operator()(const FinishGradient& op) {
     read_gradient(op.gradient, op.trained);
     add({op.gradient.view.buffer, 0, op.trained, true});
     add({parameters, 0, op.matrices, false});
-    all(state, true);
+    update({state, batch_sums, batch_sums + 1, true});
     room(op.partials);
   }
   void operator()(const Update& op) {
@@ -137,7 +157,8 @@ public:
     update({slots, 0, (op.n_slots + op.averages) * op.slot_size, true});
     if (op.has_shadow) add({shadow, 0, op.trained, true});
     all(step_table, false);
-    all(state, true);
+    update({state, progress, n_state_parts, true});
+    if (op.advance != 0) update({state, position, position + 1, true});
     all(reports, true);
     room(op.partials);
   }
@@ -146,8 +167,8 @@ public:
     write(op.out, op.n, op.columns);
   }
   void operator()(const Shadow& op) {
-    add({parameters, 0, op.matrices, false});
-    add({shadow, 0, op.matrices, true});
+    add({parameters, 0, op.trained, false});
+    add({shadow, 0, op.trained, true});
   }
 
   std::vector<Access> found;
@@ -187,8 +208,9 @@ private:
     if (view) all(view.buffer, true);
   }
 
+  void read_state(StatePart part) { add({state, part, part + 1, false}); }
   void read_rows(const Rows& rows) {
-    all(state, false);
+    read_state(position);
     if (rows.ordered) all(row_order, false);
   }
   void read_weights(const Rows& rows) {
@@ -203,7 +225,7 @@ private:
     if (statistics_of(layer) == Statistics::of_units) read(layer.statistics, 2, layer.units);
   }
   void drops(const Drop& drop) {
-    if (drop.share > 0) all(state, false);
+    if (drop.share > 0) read_state(progress);
   }
 
   const Network& network;

@@ -3,8 +3,10 @@
 
 #include "ops.hpp"
 
+#include <cstdlib>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,17 @@ public:
 private:
   std::string text;
 };
+
+// How steps are to be taken, by FASTMLP_CUDA_STEP.
+inline Way wished_way() {
+  const char* given = std::getenv("FASTMLP_CUDA_STEP");
+  const std::string name = given ? given : "";
+  if (name.empty()) return Way::chosen;
+  if (name == "fused") return Way::fused;
+  if (name == "cooperative") return Way::cooperative;
+  if (name == "products") return Way::products;
+  throw std::invalid_argument("FASTMLP_CUDA_STEP must be 'fused', 'cooperative' or 'products', got '" + name + "'");
+}
 
 // Where a buffer is, and what it holds.
 struct Place {

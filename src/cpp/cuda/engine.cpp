@@ -140,8 +140,7 @@ public:
     device->upload(at(state), &start, sizeof start);
     Rule unclipped = rule;
     unclipped.clip_norm = infinity;
-    device->run(
-        program(key_of(unclipped, {3}), nothing, [&] { return std::vector<Op>{plan.update(0, unclipped, 0)}; }));
+    device->run(program(key_of(unclipped, {3}), nothing, [&] { return std::vector<Op>{plan.update(0, unclipped)}; }));
     rule.t = read_state().t;
   }
 
@@ -277,16 +276,13 @@ private:
                  const Rule& rule) {
     const Key key = key_of(rule, {1, double(rows), double(n_steps), alpha, double(on_device.serial)});
     return program(key, on_device, [&] {
-      const std::vector<Op> step = plan.step(on_device.rows(int(rows), true), on_device.stride, alpha, rule);
-      std::vector<Op> all;
-      for (std::int64_t i = 0; i < n_steps; ++i) all.insert(all.end(), step.begin(), step.end());
-      return all;
+      return plan.steps(int(n_steps), on_device.rows(int(rows), true), on_device.stride, alpha, rule);
     });
   }
 
   // How many steps are one program: enough to hide its start, and not more than are made quickly.
   std::int64_t steps_together(const DeviceData<T>& on_device, std::int64_t rows, double alpha, const Rule& rule) const {
-    const std::size_t ops = plan.step(on_device.rows(int(rows), true), on_device.stride, alpha, rule).size();
+    const std::size_t ops = plan.steps(1, on_device.rows(int(rows), true), on_device.stride, alpha, rule).size();
     return std::clamp<std::int64_t>(std::int64_t(1024 / ops), 1, 64);
   }
 

@@ -2,7 +2,6 @@
 #include "gpu.hpp"
 
 #include "accesses.hpp"
-#include "kernels/products.cuh"
 #include "lt_products.hpp"
 #include "memory.hpp"
 #include "run_ops.cuh"
@@ -43,23 +42,12 @@ public:
 
   void run(const Product& op, const ProductOperands<T>& operands, cudaStream_t stream) override {
     if (op.m == 0 || op.n == 0) return;
-    if (lt.multiply(op, sizeof(T) == 8, operands.a, operands.b, operands.c, operands.bias, operands.workspace,
-                    workspace_bytes, stream))
-      return;
-    if (op.precision == Precision::bf16)
-      plain<bfloat16>(op, operands, stream);
-    else
-      plain<T>(op, operands, stream);
+    const LtOperands given{operands.a,    operands.b,           operands.c,         operands.bias,
+                           operands.mask, operands.column_sums, operands.workspace, workspace_bytes};
+    launch_rest_of_product(stream, op, operands, lt.multiply(op, sizeof(T) == 8, given, stream));
   }
 
 private:
-  template <class A> static void plain(const Product& op, const ProductOperands<T>& operands, cudaStream_t stream) {
-    if constexpr (sizeof(T) == 4 || sizeof(A) == 8)
-      launch_plain_product<T, A>(stream, {op.m, op.n, op.k, op.transpose_a, op.transpose_b, op.relu,
-                                          static_cast<const A*>(operands.a), op.a.ld, static_cast<const A*>(operands.b),
-                                          op.b.ld, operands.addend, operands.bias, operands.c, op.c.ld});
-  }
-
   LtProducts& lt;
 };
 
@@ -157,8 +145,11 @@ public:
       check(cudaDeviceGetAttribute(&value, attribute, number), "describing the device");
       return value;
     };
-    return {ask(cudaDevAttrMaxSharedMemoryPerBlockOptin), ask(cudaDevAttrMultiProcessorCount),
-            ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+    return {ask(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+            ask(cudaDevAttrMultiProcessorCount),
+            ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+            wished_way(),
+            {lt->adds_up(Precision::ieee), lt->adds_up(Precision::tf32), lt->adds_up(Precision::bf16)}};
   }
   void wait() override { check(cudaStreamSynchronize(stream), "waiting for the device"); }
 

@@ -23,7 +23,14 @@ static_assert(sizeof(LtHeuristic) == 96, "as cublasLtMatmulHeuristicResult_t");
 struct Lt {
   enum Type { float32 = 0, float64 = 1, bfloat16 = 14 };
   enum Compute { in_float32 = 68, in_float64 = 70, in_tf32 = 77 };
-  enum Attribute { transpose_a = 3, transpose_b = 4, epilogue = 7, bias_pointer = 8 };
+  enum Attribute {
+    transpose_a = 3,
+    transpose_b = 4,
+    epilogue = 7,
+    bias_pointer = 8, // or of the sums that an epilogue leaves
+    mask_pointer = 11,
+    mask_ld = 12
+  };
   enum Preference {
     most_workspace = 1,
     reduction_schemes = 3,
@@ -32,7 +39,14 @@ struct Lt {
     alignment_c = 7,
     alignment_d = 8
   };
-  enum Epilogue { plain = 1, with_bias = 4, with_relu_and_bias = 6 };
+  enum Epilogue {
+    plain = 1,
+    with_bias = 4,
+    with_relu_and_bias = 6,
+    with_relu_bias_and_mask = 134,
+    with_relu_slope = 136, // of a mask
+    with_sums_of_a = 256   // over the depth
+  };
   static constexpr std::uint32_t reduce_in_compute_type = 2; // or not at all: others depend on the order of blocks
 
   int (*create)(LtObject*);

@@ -30,6 +30,10 @@ int operand_type(const Product& op, bool is_double) {
   if (is_double) return Lt::float64;
   return op.precision == Precision::bf16 ? Lt::bfloat16 : Lt::float32;
 }
+int result_type(const Product& op, bool is_double) {
+  if (is_double) return Lt::float64;
+  return op.narrow ? Lt::bfloat16 : Lt::float32;
+}
 int compute_type(const Product& op, bool is_double) {
   if (is_double) return Lt::in_float64;
   return op.precision == Precision::tf32 ? Lt::in_tf32 : Lt::in_float32;
@@ -40,8 +44,7 @@ int compute_type(const Product& op, bool is_double) {
 // cuBLASLt has matrices column by column: what is c row by row is the transpose of c to it, and
 // c^T = op(b)^T op(a)^T, so that b comes first, and the bias of a column of c belongs to a row of c^T.
 struct LtProducts::Prepared {
-  Prepared(const Lt& lt, LtObject handle, const Product& op, bool is_double, const void* bias,
-           std::size_t workspace_bytes)
+  Prepared(const Lt& lt, LtObject handle, const Product& op, bool is_double, const LtOperands& given, int epilogue)
       : product(lt.product_destroy, "creating a product",
                 [&](LtObject* p) {
                   return lt.product_create(p, compute_type(op, is_double), is_double ? Lt::float64 : Lt::float32);
@@ -50,28 +53,37 @@ struct LtProducts::Prepared {
                      op.b.ld)),
         second(layout(lt, operand_type(op, is_double), op.transpose_a ? op.m : op.k, op.transpose_a ? op.k : op.m,
                       op.a.ld)),
-        result(layout(lt, is_double ? Lt::float64 : Lt::float32, op.n, op.m, op.c.ld)) {
+        result(layout(lt, result_type(op, is_double), op.n, op.m, op.c.ld)), epilogue(epilogue) {
     set(lt, Lt::transpose_a, std::int32_t(op.transpose_b));
     set(lt, Lt::transpose_b, std::int32_t(op.transpose_a));
-    set(lt, Lt::epilogue, std::int32_t(op.relu ? Lt::with_relu_and_bias : op.bias ? Lt::with_bias : Lt::plain));
-    if (bias) give(lt, bias); // the choice may depend on where it is
-    choose(lt, handle, workspace_bytes);
+    set(lt, Lt::epilogue, std::int32_t(epilogue));
+    if (uses_mask()) set(lt, Lt::mask_ld, std::int64_t(op.mask.ld));
+    give(lt, given); // the choice may depend on where they are
+    choose(lt, handle, given.workspace_bytes);
   }
 
-  void give(const Lt& lt, const void* bias) {
-    check(lt.product_set(product, Lt::bias_pointer, &bias, sizeof bias), "giving a bias");
-  }
-
-  void set(const Lt& lt, int attribute, std::int32_t value) {
-    check(lt.product_set(product, attribute, &value, sizeof value), "setting an attribute of a product");
+  // What the epilogue reads or writes besides.
+  void give(const Lt& lt, const LtOperands& given) {
+    if (epilogue == Lt::with_sums_of_a)
+      set(lt, Lt::bias_pointer, static_cast<const void*>(given.column_sums));
+    else if (epilogue != Lt::plain && epilogue != Lt::with_relu_slope)
+      set(lt, Lt::bias_pointer, given.bias);
+    if (uses_mask()) set(lt, Lt::mask_pointer, static_cast<const void*>(given.mask));
   }
 
   Object product;
   std::unique_ptr<Object> first, second, result;
+  const int epilogue;
   bool found = false;
   LtHeuristic heuristic{};
 
 private:
+  bool uses_mask() const { return epilogue == Lt::with_relu_bias_and_mask || epilogue == Lt::with_relu_slope; }
+
+  template <class S> void set(const Lt& lt, int attribute, S value) {
+    check(lt.product_set(product, attribute, &value, sizeof value), "setting an attribute of a product");
+  }
+
   static std::unique_ptr<Object> layout(const Lt& lt, int type, int rows, int columns, int ld) {
     return std::make_unique<Object>(lt.layout_destroy, "creating a layout", [&](LtObject* p) {
       return lt.layout_create(p, type, std::uint64_t(rows), std::uint64_t(columns), ld);
@@ -106,28 +118,52 @@ LtProducts::~LtProducts() {
   lt.destroy(handle);
 }
 
-LtProducts::Prepared& LtProducts::prepared(const Product& op, bool is_double, const void* bias,
-                                           std::size_t workspace_bytes) {
-  const Key key{op.m,           op.n,           op.k,    op.a.ld,       op.b.ld,   op.c.ld,
-                op.transpose_a, op.transpose_b, op.relu, bool(op.bias), is_double, int(op.precision)};
+// Epilogues that do some or all of what is asked, the best first.
+std::vector<int> LtProducts::ways(const Product& op, const LtOperands& given) const {
+  std::vector<int> found;
+  if (op.finish == Finish::relu && given.mask) found.push_back(Lt::with_relu_bias_and_mask);
+  if (op.finish == Finish::relu) found.push_back(Lt::with_relu_and_bias);
+  if (op.finish == Finish::relu_slope && masks.count(given.mask)) found.push_back(Lt::with_relu_slope);
+  if (op.finish == Finish::none && given.column_sums) found.push_back(Lt::with_sums_of_a);
+  if (op.finish == Finish::none && given.bias) found.push_back(Lt::with_bias);
+  found.push_back(Lt::plain);
+  return found;
+}
+
+LtProducts::Prepared& LtProducts::prepared(const Product& op, bool is_double, const LtOperands& given, int epilogue) {
+  const Key key{op.m,           op.n,      op.k,      op.a.ld,         op.b.ld,           op.c.ld, op.transpose_a,
+                op.transpose_b, is_double, op.narrow, bool(op.addend), int(op.precision), epilogue};
   std::unique_ptr<Prepared>& found = all[key];
-  if (!found) found = std::make_unique<Prepared>(lt, handle, op, is_double, bias, workspace_bytes);
+  if (!found) found = std::make_unique<Prepared>(lt, handle, op, is_double, given, epilogue);
   return *found;
 }
 
-bool LtProducts::multiply(const Product& op, bool is_double, const void* a, const void* b, void* c, const void* bias,
-                          void* workspace, std::size_t workspace_bytes, void* stream) {
-  Prepared& how = prepared(op, is_double, bias, workspace_bytes);
-  if (!how.found) return false;
-  if (bias) how.give(lt, bias);
-  const double wide[] = {1, op.addend ? 1.0 : 0.0};
-  const float narrow[] = {1, op.addend ? 1.0f : 0.0f};
-  const void* alpha = is_double ? static_cast<const void*>(&wide[0]) : &narrow[0];
-  const void* beta = is_double ? static_cast<const void*>(&wide[1]) : &narrow[1];
-  check(lt.multiply(handle, how.product, alpha, b, *how.first, a, *how.second, beta, c, *how.result, c, *how.result,
-                    how.heuristic.algorithm, workspace, workspace_bytes, stream),
-        "a product");
-  return true;
+bool LtProducts::adds_up(Precision precision) {
+  constexpr int n = 128; // a shape like any other
+  const View view{0, 0, n};
+  const Product op{n, n, n, true, false, view, view, view, precision, {}};
+  LtOperands given{};
+  given.column_sums = reinterpret_cast<void*>(std::uintptr_t(256)); // nobody looks there
+  return prepared(op, false, given, Lt::with_sums_of_a).found;
+}
+
+Done LtProducts::multiply(const Product& op, bool is_double, const LtOperands& given, void* stream) {
+  if (op.finish == Finish::relu) masks.erase(given.mask);
+  for (int epilogue : ways(op, given)) {
+    Prepared& how = prepared(op, is_double, given, epilogue);
+    if (!how.found) continue;
+    how.give(lt, given);
+    const double wide[] = {1, op.addend ? 1.0 : 0.0};
+    const float narrow[] = {1, op.addend ? 1.0f : 0.0f};
+    const void* alpha = is_double ? static_cast<const void*>(&wide[0]) : &narrow[0];
+    const void* beta = is_double ? static_cast<const void*>(&wide[1]) : &narrow[1];
+    check(lt.multiply(handle, how.product, alpha, given.b, *how.first, given.a, *how.second, beta, given.c, *how.result,
+                      given.c, *how.result, how.heuristic.algorithm, given.workspace, given.workspace_bytes, stream),
+          "a product");
+    if (epilogue == Lt::with_relu_bias_and_mask) masks.insert(given.mask);
+    return epilogue == Lt::plain ? Done::sums : Done::all;
+  }
+  return Done::nothing;
 }
 
 } // namespace fastmlp::cuda

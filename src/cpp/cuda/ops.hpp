@@ -6,9 +6,11 @@
 #pragma once
 
 #include "../engine.hpp"
+#include "cooperative_plan.hpp"
 #include "fused_plan.hpp"
 #include "precision.hpp"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <variant>
@@ -25,7 +27,7 @@ enum Buffer : int {
   labels,      // int32 (rows)
   row_weights, // real (rows)
   row_order,   // int64: the rows of an epoch, batch after batch
-  state,       // one StepState
+  state,       // one StepState; its elements are the parts below
   step_table,  // a StepCoefficients for each step of an epoch
   reports,     // a BatchReport for each batch of an epoch
   parameters,  // real: layout.hpp
@@ -35,6 +37,9 @@ enum Buffer : int {
   n_shared_buffers
 };
 
+// Parts of the state that are written at different times.
+enum StatePart : int { position, progress, batch_sums, n_state_parts };
+
 struct View {
   int buffer = -1;
   std::ptrdiff_t offset = 0; // in elements
@@ -43,10 +48,11 @@ struct View {
   explicit operator bool() const { return buffer >= 0; }
 };
 
-// The rows of a batch: row i is number state.first + i, of the order if there is one.
+// The rows of a batch: row i is number state.first + ahead + i, of the order if there is one.
 struct Rows {
   int n = 0;
   bool ordered = true, has_labels = false, has_weights = false;
+  std::int64_t ahead = 0; // rows of the batches before it in the same list
 };
 
 struct Drop { // dropout of the units of one layer; none in predictions
@@ -61,14 +67,26 @@ struct Gather { // rows of the features to out (n, columns)
   Drop drop;
 };
 
-struct Product { // c (m, n) = op(a) (m, k) op(b) (k, n) + addend + bias, then max(0, .) if `relu`
+// What becomes of the sums of a product.
+enum class Finish { none, relu, relu_slope };
+
+// c (m, n) = op(a) (m, k) op(b) (k, n) + addend + bias; then max(0, .), or 0 where the units are not above 0.
+struct Product {
   int m, n, k;
   bool transpose_a, transpose_b;
-  View a, b, c, addend, bias; // addend: none, or c itself
-  bool relu;
-  Precision precision; // bf16: a and b are of bfloat16
-  View workspace;      // products that share one run one after another
+  View a, b, c;
+  Precision precision;         // bf16: a and b are of bfloat16
+  View workspace;              // products that share one run one after another
+  View addend = {}, bias = {}; // addend: none, or c itself
+  Finish finish = Finish::none;
+  bool narrow = false;              // c, bias and units are of bfloat16
+  View units = {};                  // (m, n), of relu_slope
+  View mask = {};                   // where relu may note which units are above 0, for relu_slope: bits (m, ld)
+  View column_sums = {}, room = {}; // [n] sums over the rows of b, which is not transposed: gradients of biases
 };
+
+// How much of a product somebody has done: its sums are those with the addend.
+enum class Done { nothing, sums, all };
 
 // Rows of a hidden layer: a = dropout(activation(normalisation(z))).
 struct Hidden {
@@ -135,6 +153,19 @@ struct FusedStep { // from the features to parts of the gradient, of n_blocks bl
   View parts, sums;
 };
 
+struct CooperativeSteps { // whole steps of the optimizer, one after another
+  Rows rows;              // of the first
+  int n_steps;
+  CooperativePlan plan;
+  Precision precision;
+  int stride, n_blocks;
+  double alpha, clip_value;
+  int optimizer, n_slots;
+  bool averages, has_shadow;
+  std::ptrdiff_t matrices, trained, slot_size;
+  View room, sums, partials;
+};
+
 struct Gradient { // whole, or in parts that are still to be added up
   View view;
   int n_parts = 1;
@@ -151,7 +182,7 @@ struct Update { // a step of the optimizer on all that is trained, if the state 
   double alpha, clip_norm, clip_value; // with a clip_norm the gradient has been finished
   int optimizer, n_slots;              // without that of the average
   bool averages, has_shadow;
-  int n_rows; // of the batch
+  std::int64_t advance; // rows that are done with it: those of all batches of a list, at the last of them
   std::ptrdiff_t matrices, trained, slot_size;
   Gradient gradient;
   View partials;
@@ -162,19 +193,25 @@ struct Cast { // rows of real numbers to bfloat16
   View in, out;
 };
 
-struct Shadow { // the matrices in bfloat16
-  std::ptrdiff_t matrices;
+struct Shadow { // what is trained, in bfloat16
+  std::ptrdiff_t trained;
 };
 
-using Op = std::variant<Gather, Product, AddBias, Moments, UseRunning, Activate, LossRows, LinkRows, Differentiate,
-                        SumColumns, ThroughNormalization, FusedStep, FinishGradient, Update, Cast, Shadow>;
+using Op =
+    std::variant<Gather, Product, AddBias, Moments, UseRunning, Activate, LossRows, LinkRows, Differentiate, SumColumns,
+                 ThroughNormalization, FusedStep, CooperativeSteps, FinishGradient, Update, Cast, Shadow>;
 
 constexpr std::size_t workspace_bytes = std::size_t(32) << 20; // for products that share it
+
+// How steps are taken: as the plan chooses, or for comparisons always in one way, where it can be gone.
+enum class Way { chosen, fused, cooperative, products };
 
 // What a device can do, as far as plans depend on it.
 struct Capabilities {
   int shared_bytes = 0; // that a block of threads can have
   int n_multiprocessors = 0, shared_of_multiprocessor = 0;
+  Way way = Way::chosen;
+  std::array<bool, 3> adds_up{true, true, true}; // whether products of a precision add up columns without a kernel more
 };
 
 struct BufferSize {

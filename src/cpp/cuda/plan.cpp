@@ -6,37 +6,67 @@
 
 namespace fastmlp::cuda {
 
+namespace {
+
+// For terms that stay in real numbers.
+Precision in_full(Precision precision) { return precision == Precision::bf16 ? Precision::tf32 : precision; }
+
+int slots_of(const Rule& rule) { // without that of the average
+  int n_slots = 0;
+  Optimizers::visit(rule.optimizer, [&](auto entry) { n_slots = int(std::size(entry.slots)); });
+  return n_slots;
+}
+
+} // namespace
+
 struct Plan::Batch {
   std::vector<Op> ops;
   Rows rows;
   int stride;
-  bool training; // with dropout and the statistics of this batch
+  bool training;          // with dropout and the statistics of this batch
+  bool is_second = false; // its inputs are in the other buffer
 };
 
 Plan::Plan(const Network& network, const Layout& layout, Precision precision, bool is_double,
            const Capabilities& capabilities)
     : buffers(network), network(network), layout(layout), precision(precision), is_double(is_double),
       capabilities(capabilities) {
-  if (!is_double && capabilities.shared_bytes > 0)
-    fused = fused_plan(network, precision, capabilities.shared_bytes, layout);
+  const auto may_be = [&](Way way) { return capabilities.way == Way::chosen || capabilities.way == way; };
+  if (is_double || capabilities.shared_bytes == 0) return;
+  if (may_be(Way::fused)) fused = fused_plan(network, precision, capabilities.shared_bytes, layout);
+  if (fused || !may_be(Way::cooperative)) return;
+  cooperative = cooperative_plan(network, precision, layout);
+  if (cooperative && cooperative->shared_bytes + kernels_own_bytes > capabilities.shared_bytes) cooperative.reset();
 }
 
 // --- lists
 // ------------------------------------------------------------------------------------------------------------
 
-std::vector<Op> Plan::step(const Rows& rows, int stride, double alpha, const Rule& rule) const {
+std::vector<Op> Plan::steps(int n_steps, const Rows& rows, int stride, double alpha, const Rule& rule) const {
+  if (is_cooperative(rows.n) && !(rule.clip_norm < infinity))
+    return {cooperative_steps(n_steps, rows, stride, alpha, rule)};
   Batch batch{{}, rows, stride, true};
+  for (int i = 0; i < n_steps; ++i) {
+    batch.rows.ahead = std::int64_t(i) * rows.n;
+    batch.is_second = i % 2 != 0;
+    step(batch, alpha, rule);
+  }
+  if (n_steps > 0) std::get<Update>(batch.ops.back()).advance = std::int64_t(n_steps) * rows.n;
+  return batch.ops;
+}
+
+void Plan::step(Batch& batch, double alpha, const Rule& rule) const {
   Gradient from{View{gradient, 0, 0}};
   if (fused) {
-    from = Gradient{View{buffers.fused_parts(), 0, 0}, blocks_for(rows.n)};
-    batch.ops.push_back(
-        FusedStep{rows, *fused, precision, stride, from.n_parts, from.view, View{buffers.fused_sums(), 0, 0}});
+    from = Gradient{View{buffers.fused_parts(), 0, 0}, blocks_for(batch.rows.n)};
+    batch.ops.push_back(FusedStep{batch.rows, *fused, precision, batch.stride, from.n_parts, from.view,
+                                  View{buffers.fused_sums(), 0, 0}});
   } else {
     forward(batch, network.n_layers());
     loss(batch, true);
     backward(batch);
   }
-  Update last = update(alpha, rule, rows.n);
+  Update last = update(alpha, rule);
   last.gradient = from;
   if (rule.clip_norm < infinity) {
     batch.ops.push_back(
@@ -44,20 +74,39 @@ std::vector<Op> Plan::step(const Rows& rows, int stride, double alpha, const Rul
     last.gradient.n_parts = 1;
   }
   batch.ops.push_back(last);
-  return batch.ops;
 }
 
-Update Plan::update(double alpha, const Rule& rule, int n_rows) const {
-  int n_slots = 0;
-  Optimizers::visit(rule.optimizer, [&](auto entry) { n_slots = int(std::size(entry.slots)); });
+CooperativeSteps Plan::cooperative_steps(int n_steps, const Rows& rows, int stride, double alpha,
+                                         const Rule& rule) const {
+  return {rows,
+          n_steps,
+          *cooperative,
+          precision,
+          stride,
+          capabilities.n_multiprocessors,
+          alpha,
+          rule.clip_value,
+          rule.optimizer,
+          slots_of(rule),
+          rule.ema_decay > 0,
+          precision == Precision::bf16,
+          layout.matrices,
+          layout.trained,
+          layout.size,
+          {buffers.cooperative_room(), 0, 0},
+          {buffers.cooperative_sums(), 0, 0},
+          {buffers.cooperative_partials(), 0, 0}};
+}
+
+Update Plan::update(double alpha, const Rule& rule) const {
   return {alpha,
           rule.clip_norm,
           rule.clip_value,
           rule.optimizer,
-          n_slots,
+          slots_of(rule),
           rule.ema_decay > 0,
           precision == Precision::bf16,
-          n_rows,
+          0,
           layout.matrices,
           layout.trained,
           layout.size,
@@ -96,7 +145,7 @@ std::vector<Op> Plan::prediction(const Rows& rows, int stride, int layer) const 
 
 std::vector<Op> Plan::refresh_shadow() const {
   if (precision != Precision::bf16) return {};
-  return {Shadow{layout.matrices}};
+  return {Shadow{layout.trained}};
 }
 
 // --- forward
@@ -106,20 +155,42 @@ std::vector<Op> Plan::refresh_shadow() const {
 void Plan::forward(Batch& batch, int to) const {
   const Drop drop{batch.training ? network.dropout[0] : 0, 0};
   batch.ops.push_back(
-      Gather{batch.rows, View{features, 0, batch.stride}, rows_view(Buffers::units, 0), network.n_inputs(), drop});
+      Gather{batch.rows, View{features, 0, batch.stride}, units_view(batch, 0), network.n_inputs(), drop});
+  const View workspace{buffers.workspace(0), 0, 0};
   for (int l = 0; l < to; ++l) {
     if (l > 0) hidden_forward(batch, l);
-    const bool fused = is_relu_alone(l + 1);
-    batch.ops.push_back(Product{batch.rows.n, network.sizes[l + 1], network.sizes[l], false, false,
-                                rows_view(Buffers::units, l), weights_operand(l),
-                                rows_view(fused ? Buffers::units : Buffers::sums, l + 1), View{},
-                                fused ? layout.biases[l] : View{}, fused, precision, View{buffers.workspace(0), 0, 0}});
+    const bool is_relu = is_relu_alone(l + 1);
+    const View z = rows_view(Buffers::sums, l + 1);
+    Product product{batch.rows.n,
+                    network.sizes[l + 1],
+                    network.sizes[l],
+                    false,
+                    false,
+                    units_view(batch, l),
+                    as_operand(layout.coefs[l]),
+                    is_relu ? units_view(batch, l + 1) : z,
+                    precision,
+                    workspace};
+    if (is_relu) {
+      product.finish = Finish::relu;
+      product.narrow = precision == Precision::bf16;
+      product.bias = as_operand(layout.biases[l]);
+      if (batch.training) product.mask = mask_view(l + 1);
+    }
+    batch.ops.push_back(product);
     if (!layout.projections[l]) continue;
-    const View z = rows_view(Buffers::sums, l + 1); // in full precision, as its other term
-    batch.ops.push_back(Product{batch.rows.n, network.sizes[l + 1], network.sizes[l], false, false,
-                                rows_view(Buffers::sums, l), layout.projections[l], z, z, View{}, false,
-                                precision == Precision::bf16 ? Precision::tf32 : precision,
-                                View{buffers.workspace(0), 0, 0}});
+    Product along{batch.rows.n,
+                  network.sizes[l + 1],
+                  network.sizes[l],
+                  false,
+                  false,
+                  rows_view(Buffers::sums, l),
+                  layout.projections[l],
+                  z,
+                  in_full(precision),
+                  workspace};
+    along.addend = z;
+    batch.ops.push_back(along);
   }
 }
 
@@ -157,26 +228,49 @@ void Plan::loss(Batch& batch, bool gradient) const {
 
 void Plan::backward(Batch& batch) const {
   const Buffers::Kind operand = precision == Precision::bf16 ? Buffers::operands : Buffers::deltas;
-  const Precision in_full = precision == Precision::bf16 ? Precision::tf32 : precision;
   const int n = batch.rows.n;
+  const View down{buffers.workspace(0), 0, 0}, beside{buffers.workspace(1), 0, 0};
   for (int l = network.n_layers() - 1; l >= 0; --l) {
     const int above = l + 1, fan_in = network.sizes[l], fan_out = network.sizes[above];
-    const View delta = rows_view(operand, above), full_delta = rows_view(Buffers::deltas, above);
-    const View ways[] = {View{buffers.workspace(0), 0, 0}, View{buffers.workspace(1), 0, 0}};
-    if (l > 0)
-      batch.ops.push_back(Product{n, fan_in, fan_out, false, true, delta, weights_operand(l),
-                                  rows_view(Buffers::deltas, l), View{}, View{}, false, precision, ways[0]});
-    batch.ops.push_back(Product{fan_in, fan_out, n, true, false, rows_view(Buffers::units, l), delta,
-                                in_gradient(layout.coefs[l]), View{}, View{}, false, precision, ways[1]});
-    Hidden of_biases{};
-    of_biases.rows = batch.rows;
-    of_biases.units = fan_out;
-    batch.ops.push_back(SumColumns{of_biases, delta, in_gradient(layout.biases[l]), View{},
-                                   View{buffers.of(Buffers::room, above), 0, 0}});
+    const View delta = rows_view(operand, above);
+    if (l > 0) {
+      const bool is_relu = is_relu_alone(l);
+      Product product{n,
+                      fan_in,
+                      fan_out,
+                      false,
+                      true,
+                      delta,
+                      as_operand(layout.coefs[l]),
+                      rows_view(is_relu ? operand : Buffers::deltas, l),
+                      precision,
+                      down};
+      if (is_relu) {
+        product.finish = Finish::relu_slope;
+        product.narrow = precision == Precision::bf16;
+        product.units = units_view(batch, l);
+        product.mask = mask_view(l);
+      }
+      batch.ops.push_back(product);
+    }
+    Product gradients{fan_in,    fan_out, n, true, false, units_view(batch, l), delta, in_gradient(layout.coefs[l]),
+                      precision, beside};
+    const View bias_gradient = in_gradient(layout.biases[l]), room{buffers.of(Buffers::room, above), 0, 0};
+    if (adds_up(gradients)) {
+      gradients.column_sums = bias_gradient;
+      gradients.room = room;
+    } else {
+      Hidden of_biases{};
+      of_biases.rows = batch.rows;
+      of_biases.units = fan_out;
+      batch.ops.push_back(SumColumns{of_biases, delta, bias_gradient, View{}, room});
+    }
+    batch.ops.push_back(gradients);
     if (layout.projections[l])
-      batch.ops.push_back(Product{fan_in, fan_out, n, true, false, rows_view(Buffers::sums, l), full_delta,
-                                  in_gradient(layout.projections[l]), View{}, View{}, false, in_full, ways[1]});
-    if (l > 0) hidden_backward(batch, l);
+      batch.ops.push_back(Product{fan_in, fan_out, n, true, false, rows_view(Buffers::sums, l),
+                                  rows_view(Buffers::deltas, above), in_gradient(layout.projections[l]),
+                                  in_full(precision), beside});
+    if (l > 0 && !is_relu_alone(l)) hidden_backward(batch, l);
   }
 }
 
@@ -199,10 +293,18 @@ void Plan::hidden_backward(Batch& batch, int layer) const {
     batch.ops.push_back(ThroughNormalization{hidden, scale, offset, skip, delta, more ? View{} : operand});
   }
   if (!has_projection) return;
-  batch.ops.push_back(Product{batch.rows.n, network.sizes[l], network.sizes[l + 1], false, true,
-                              rows_view(Buffers::deltas, l + 1), layout.projections[l], delta, delta, View{}, false,
-                              precision == Precision::bf16 ? Precision::tf32 : precision,
-                              View{buffers.workspace(0), 0, 0}});
+  Product along{batch.rows.n,
+                network.sizes[l],
+                network.sizes[l + 1],
+                false,
+                true,
+                rows_view(Buffers::deltas, l + 1),
+                layout.projections[l],
+                delta,
+                in_full(precision),
+                View{buffers.workspace(0), 0, 0}};
+  along.addend = delta;
+  batch.ops.push_back(along);
   if (operand) batch.ops.push_back(Cast{batch.rows.n, network.sizes[l], delta, operand});
 }
 
@@ -232,10 +334,18 @@ View Plan::rows_view(Buffers::Kind kind, int layer) const {
   return {buffers.of(kind, layer), 0, padded(network.sizes[layer])};
 }
 
-View Plan::weights_operand(int l) const {
-  View view = layout.coefs[l];
-  if (precision == Precision::bf16) view.buffer = shadow;
+View Plan::units_view(const Batch& batch, int layer) const {
+  View view = rows_view(Buffers::units, layer);
+  if (layer == 0 && batch.is_second) view.buffer = buffers.other_inputs();
   return view;
+}
+
+View Plan::mask_view(int layer) const { return {buffers.of(Buffers::masks, layer), 0, mask_ld(network.sizes[layer])}; }
+
+// As products read it.
+View Plan::as_operand(View parameter) const {
+  if (precision == Precision::bf16) parameter.buffer = shadow;
+  return parameter;
 }
 
 View Plan::in_gradient(View parameter) const {
@@ -247,10 +357,22 @@ int Plan::blocks_for(int n_rows) const {
   return fused_blocks(*fused, n_rows, capabilities.n_multiprocessors, capabilities.shared_of_multiprocessor);
 }
 
-// Whether the product may apply the activation itself, as it can apply this one: nothing else needs the sums.
+// Whether the product for the gradients of weights adds up those of biases, too. Beside a large one that might cost it
+// the division of its depth, without which there is not work for all multiprocessors; for small ones kernels count.
+bool Plan::adds_up(const Product& product) const {
+  const bool can = !is_double && capabilities.adds_up[std::size_t(precision)];
+  return can && 2.0 * product.m * product.n * product.k <= 4e9;
+}
+
+bool Plan::is_cooperative(int n_rows) const {
+  return cooperative && (capabilities.way == Way::cooperative || cooperative->is_small(n_rows));
+}
+
+// Whether products apply the activation and its slope themselves, as they can apply this one: nothing else needs the
+// sums.
 bool Plan::is_relu_alone(int layer) const {
   const int l = layer - 1;
-  if (layer == network.n_layers() || precision == Precision::bf16) return false;
+  if (layer == network.n_layers()) return false;
   if (!network.is_direct(l) || network.dropout[layer] > 0) return false;
   return HiddenActivations::names()[std::size_t(network.activations[l])] == std::string_view("relu");
 }
@@ -261,45 +383,6 @@ bool Plan::keeps_z(int layer) const {
   bool from_output = false;
   Activations::visit(network.activations[l], [&](auto entry) { from_output = entry.slope_from_output; });
   return !from_output || !network.is_direct(l);
-}
-
-std::vector<BufferSize> Plan::sizes(int n_rows, bool training) const {
-  std::vector<BufferSize> sizes(std::size_t(buffers.end() - n_shared_buffers), BufferSize{Element::byte, 0});
-  const auto set = [&](int buffer, Element element, std::size_t n) {
-    sizes[std::size_t(buffer - n_shared_buffers)] = {element, n};
-  };
-  const Element operand = precision == Precision::bf16 ? Element::bfloat16 : Element::real;
-  const std::size_t n = std::size_t(n_rows);
-  const int last = network.n_layers();
-  for (int layer = 0; layer <= last; ++layer) {
-    const std::size_t all = n * std::size_t(padded(network.sizes[layer]));
-    if (layer < last) set(buffers.of(Buffers::units, layer), operand, all);
-    if (layer > 0 && !is_relu_alone(layer)) set(buffers.of(Buffers::sums, layer), Element::real, all);
-    if (layer > 0 && training) {
-      set(buffers.of(Buffers::deltas, layer), Element::real, all);
-      if (precision == Precision::bf16) set(buffers.of(Buffers::operands, layer), Element::bfloat16, all);
-      set(buffers.of(Buffers::room, layer), Element::wide,
-          std::max(sums_room(n_rows, network.sizes[layer]), moments_room(n_rows, network.sizes[layer])));
-    }
-    if (layer > 0 && layer < last && Network::statistics_of(network.normalizations[layer - 1]) != Statistics::none)
-      set(buffers.of(Buffers::statistics, layer), Element::real,
-          2 * std::size_t(std::max(padded(n_rows), padded(network.sizes[layer]))));
-  }
-  const RowLoss loss = network.row_loss();
-  set(buffers.loss_room(), Element::real, is_double ? loss_room<double>(loss, n_rows) : loss_room<float>(loss, n_rows));
-  set(buffers.loss_partials(), Element::wide,
-      is_double ? loss_partials<double>(loss, n_rows) : loss_partials<float>(loss, n_rows));
-  set(buffers.norm_partials(), Element::wide, std::size_t(update_blocks(layout.trained)));
-  set(buffers.update_partials(), Element::wide, std::size_t(update_blocks(layout.trained)));
-  set(buffers.predictions(), Element::real, n * std::size_t(network.n_outputs()));
-  if (fused && training) {
-    const std::size_t n_blocks = std::size_t(blocks_for(n_rows));
-    set(buffers.fused_parts(), Element::real, n_blocks * std::size_t(layout.trained));
-    set(buffers.fused_sums(), Element::wide, 2 * n_blocks);
-  }
-  set(buffers.workspace(0), Element::byte, workspace_bytes);
-  set(buffers.workspace(1), Element::byte, training ? workspace_bytes : 0);
-  return sizes;
 }
 
 } // namespace fastmlp::cuda

@@ -5,25 +5,13 @@
 #include "kernels/gather.cuh"
 #include "kernels/hidden_layers.cuh"
 #include "kernels/loss_rows.cuh"
+#include "kernels/products.cuh"
 #include "kernels/sums.cuh"
 #include "kernels/update.cuh"
+#include "launch_cooperative.hpp"
 #include "launch_narrow.hpp"
 
 namespace fastmlp::cuda {
-
-// Where an operation's operands are.
-template <class T> struct ProductOperands {
-  const void *a, *b; // of T, or of bfloat16
-  T* c;
-  const T *addend, *bias;
-  void* workspace;
-};
-
-template <class T> class Products {
-public:
-  virtual ~Products() = default;
-  virtual void run(const Product& op, const ProductOperands<T>& operands, cudaStream_t stream) = 0;
-};
 
 template <class T> class OpRunner {
 public:
@@ -41,14 +29,10 @@ public:
   }
 
   void operator()(const Product& op) const {
-    ProductOperands<T> operands{};
-    operands.a = raw(op.a);
-    operands.b = raw(op.b);
-    operands.c = real(op.c);
-    operands.addend = real(op.addend);
-    operands.bias = real(op.bias);
-    operands.workspace = raw(op.workspace);
-    products.run(op, operands, stream);
+    products.run(op,
+                 {raw(op.a), raw(op.b), raw(op.c), real(op.addend), raw(op.bias), raw(op.units), raw(op.mask),
+                  real(op.column_sums), real(op.room), raw(op.workspace)},
+                 stream);
   }
 
   void operator()(const AddBias& op) const {
@@ -114,13 +98,11 @@ public:
 
   void operator()(const FusedStep& op) const {
     if constexpr (sizeof(T) == 4) {
-      RowLoss loss = network.row_loss();
-      loss.h.values = loss_values;
       const FusedData data{real(View{features, 0, 0}),
                            op.stride,
                            rows_of(op.rows),
                            targets_of(op.rows),
-                           loss,
+                           loss_of(),
                            real(View{parameters, 0, 0}),
                            real(op.parts),
                            static_cast<double*>(raw(op.sums)),
@@ -130,23 +112,30 @@ public:
       throw std::logic_error("fused steps are of float32");
     }
   }
+  void operator()(const CooperativeSteps& op) const {
+    if constexpr (sizeof(T) == 4) {
+      const CooperativeData data{real(View{features, 0, 0}),
+                                 op.stride,
+                                 rows_of(op.rows),
+                                 op.n_steps,
+                                 targets_of(op.rows),
+                                 loss_of(),
+                                 parameters_of(op, Gradient{View{gradient, 0, 0}}),
+                                 how_of(op, infinity, std::int64_t(op.n_steps) * op.rows.n),
+                                 real(op.room),
+                                 static_cast<double*>(raw(op.sums)),
+                                 state_of()};
+      launch_cooperative(stream, op.precision, op.plan, data, op.n_blocks);
+    } else {
+      throw std::logic_error("cooperative steps are of float32");
+    }
+  }
   void operator()(const FinishGradient& op) const {
     launch_finish_gradient<T>(stream, all_parameters(op.matrices, op.trained, op.gradient), T(op.alpha),
                               static_cast<double*>(raw(op.partials)), state_of());
   }
   void operator()(const Update& op) const {
-    Parameters<T> p = all_parameters(op.matrices, op.trained, op.gradient);
-    for (int s = 0; s < op.n_slots + op.averages; ++s) p.slots[s] = real(View{slots, s * op.slot_size, 0});
-    if (op.has_shadow) p.operands = static_cast<bfloat16*>(raw(View{shadow, 0, 0}));
-    const UpdateHow<T> how{op.optimizer,
-                           T(op.alpha),
-                           T(op.clip_value),
-                           op.clip_norm,
-                           static_cast<const StepCoefficients<T>*>(raw(View{step_table, 0, 0})),
-                           static_cast<double*>(raw(op.partials)),
-                           static_cast<BatchReport*>(raw(View{reports, 0, 0})),
-                           op.n_rows};
-    launch_update<T>(stream, p, how, state_of());
+    launch_update<T>(stream, parameters_of(op, op.gradient), how_of(op, op.clip_norm, op.advance), state_of());
   }
 
   void operator()(const Cast& op) const {
@@ -154,7 +143,7 @@ public:
   }
   void operator()(const Shadow& op) const {
     constexpr int width = 32; // every array has a multiple of it
-    to_bfloat16(real(View{parameters, 0, 0}), width, int(op.matrices / width), width,
+    to_bfloat16(real(View{parameters, 0, 0}), width, int(op.trained / width), width,
                 static_cast<bfloat16*>(raw(View{shadow, 0, 0})), width);
   }
 
@@ -182,7 +171,7 @@ private:
   StepState* state_of() const { return static_cast<StepState*>(raw(View{state, 0, 0})); }
   BatchRows rows_of(const Rows& rows) const {
     const auto* order = static_cast<const std::int64_t*>(raw(View{row_order, 0, 0}));
-    return {rows.ordered ? order : nullptr, state_of(), rows.n};
+    return {rows.ordered ? order : nullptr, state_of(), rows.n, rows.ahead};
   }
   Targets<T> targets_of(const Rows& rows) const {
     return {rows.has_labels ? nullptr : real(View{targets, 0, 0}),
@@ -213,10 +202,13 @@ private:
     return rows;
   }
 
-  OutputRows<T> outputs(const Rows& rows, const View& z, const View& bias) const {
+  RowLoss loss_of() const {
     RowLoss loss = network.row_loss();
     loss.h.values = loss_values;
-    return {real(z), rows.n, z.ld, real(bias), network.output_activation, loss};
+    return loss;
+  }
+  OutputRows<T> outputs(const Rows& rows, const View& z, const View& bias) const {
+    return {real(z), rows.n, z.ld, real(bias), network.output_activation, loss_of()};
   }
 
   Parameters<T> all_parameters(std::ptrdiff_t matrices, std::ptrdiff_t trained, const Gradient& gradient) const {
@@ -229,6 +221,24 @@ private:
     p.matrices_end = matrices;
     p.matrices_again = trained;
     return p;
+  }
+
+  // Of operations that take steps of the optimizer.
+  template <class Op> Parameters<T> parameters_of(const Op& op, const Gradient& gradient) const {
+    Parameters<T> p = all_parameters(op.matrices, op.trained, gradient);
+    for (int s = 0; s < op.n_slots + op.averages; ++s) p.slots[s] = real(View{slots, s * op.slot_size, 0});
+    if (op.has_shadow) p.operands = static_cast<bfloat16*>(raw(View{shadow, 0, 0}));
+    return p;
+  }
+  template <class Op> UpdateHow<T> how_of(const Op& op, double clip_norm, std::int64_t advance) const {
+    return {op.optimizer,
+            T(op.alpha),
+            T(op.clip_value),
+            clip_norm,
+            static_cast<const StepCoefficients<T>*>(raw(View{step_table, 0, 0})),
+            static_cast<double*>(raw(op.partials)),
+            static_cast<BatchReport*>(raw(View{reports, 0, 0})),
+            advance};
   }
 
   const Network& network;

@@ -11,8 +11,10 @@
 namespace fastmlp::cuda {
 
 struct StepState {
-  // Set by the host before an epoch
-  std::int64_t first = 0;    // where the batch begins in the order of the rows
+  // Set by the host before an epoch. Where a list of batches begins in the order of the rows; its last update moves it
+  // on
+  std::int64_t first = 0;
+  // Progress
   std::int64_t batch = 0;    // batches done in this epoch
   long long t = 0;           // optimizer steps done
   long long table_after = 0; // the table of coefficients begins with step table_after + 1
@@ -25,6 +27,8 @@ struct StepState {
   double gradient_squares = 0; // of the finished gradient, if it is clipped by its length
   // How many blocks are done, of kernels whose last block goes on alone; 0 between kernels
   unsigned arrived_loss = 0, arrived_norm = 0, arrived_update = 0;
+  // At the barriers of a kernel whose blocks wait for one another, and at its end
+  unsigned arrived_together = 0, arrived_end = 0;
 
   FASTMLP_HOST_DEVICE bool moves() const { // whether there is a step for this batch
     return failed == 0 && weight != 0 && loss == loss;
@@ -46,11 +50,16 @@ struct BatchReport {
 // The rows of a batch.
 struct BatchRows {
   const std::int64_t* order; // their numbers, for all batches of an epoch; null: 0, 1, ...
-  const StepState* state;    // says where this batch begins; null: at the start
+  const StepState* state;    // says where the list of batches begins; null: at the start
   int n;
+  std::int64_t ahead; // of this batch in the list
+
+  BatchRows() = default;
+  FASTMLP_HOST_DEVICE BatchRows(const std::int64_t* order, const StepState* state, int n, std::int64_t ahead = 0)
+      : order(order), state(state), n(n), ahead(ahead) {}
 
   FASTMLP_HOST_DEVICE std::int64_t operator[](int i) const {
-    const std::int64_t at = (state ? state->first : 0) + i;
+    const std::int64_t at = (state ? state->first : 0) + ahead + i;
     return order ? order[at] : at;
   }
 };

@@ -8,6 +8,8 @@
 //   FASTMLP_GRID_CONSTANT               before a large parameter that is only read, which then is not copied
 //   FASTMLP_UNROLL, FASTMLP_ROLLED      before a loop that is to be unrolled, or not
 //   launch(kernel, grid, stream, ...)   the only way to start one; throws if it cannot be started
+//   launch_together(...)                the same, with all blocks at once: these may wait for one another
+//   let_others_run()                    in a loop that waits for another block
 //
 // No kernel adds floating-point numbers atomically: every sum has one order, so that a step gives the same bits again.
 #pragma once
@@ -72,6 +74,25 @@ void launch(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t stream
   kernel<<<grid.blocks, grid.threads, grid.shared, stream>>>(Parameters(arguments)...);
   check(cudaGetLastError(), "launch of a kernel");
 }
+
+template <class... Parameters, class... Arguments>
+void launch_together(void (*kernel)(Parameters...), const Grid& grid, cudaStream_t stream,
+                     const Arguments&... arguments) {
+  allow_shared(kernel, grid.shared);
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  cudaLaunchConfig_t how{};
+  how.gridDim = grid.blocks;
+  how.blockDim = grid.threads;
+  how.dynamicSmemBytes = grid.shared;
+  how.stream = stream;
+  how.attrs = &together;
+  how.numAttrs = 1;
+  check(cudaLaunchKernelEx(&how, kernel, Parameters(arguments)...), "launch of a cooperative kernel");
+}
+
+FASTMLP_DEVICE void let_others_run() {}
 
 } // namespace fastmlp::cuda
 

@@ -1,35 +1,10 @@
 // The end of a step: from the sums of gradients to weights, and on to the next batch.
 #pragma once
 
-#include "../bfloat16.hpp"
+#include "../parameters.hpp"
 #include "block_sums.cuh"
 
 namespace fastmlp::cuda {
-
-// All parameters, and what is kept for each: one layout, in the order of network.hpp. There may be gaps, which hold 0
-// in all of them and stay 0.
-template <class T> struct Parameters {
-  T* w;
-  T* gradient;                                 // or parts of it, one after another, whose sum in this order it is
-  int n_parts;                                 // 1: the whole
-  std::ptrdiff_t part;                         // from one to the next
-  T* slots[max_slots + 1];                     // of the optimizer; then the moving average of the weights, or null
-  bfloat16* operands;                          // the weights as products read them; may be null
-  std::ptrdiff_t n;                            // those that are trained
-  std::ptrdiff_t matrices_end, matrices_again; // before the one and from the other on, weights: these decay
-
-  FASTMLP_HOST_DEVICE bool decays(std::ptrdiff_t i) const { return i < matrices_end || i >= matrices_again; }
-};
-
-template <class T> struct UpdateHow {
-  int optimizer;
-  T alpha, clip_value;
-  double clip_norm;                 // infinity: gradients are not shortened, and finish_gradient is not needed
-  const StepCoefficients<T>* table; // of an epoch
-  double* partials;                 // update_blocks(n) numbers
-  BatchReport* reports;             // of an epoch
-  int n_rows;                       // of the batch
-};
 
 // visit(i) for the numbers that are this thread's
 template <class F> FASTMLP_DEVICE void for_each_of_thread(std::ptrdiff_t n, F&& visit) {
@@ -92,13 +67,15 @@ FASTMLP_DEVICE void step(const Parameters<T>& p, std::ptrdiff_t i, T gradient, T
   if (T* average = p.slots[n_slots]) average[i] = c.ema_decay * average[i] + (T(1) - c.ema_decay) * weight;
 }
 
-FASTMLP_DEVICE void end_step(StepState* state, double alpha, double squares, int n_rows, BatchReport* reports) {
+// The state after a step; returns what is reported of its batch.
+FASTMLP_DEVICE BatchReport end_step(StepState* state, double alpha, double squares, std::int64_t advance) {
   const double scale = scale_of(*state), loss = state->loss * scale, penalty = 0.5 * alpha * squares * scale;
-  reports[state->batch] = {state->weight != 0 ? loss : 0, state->weight != 0 ? penalty : 0};
   if (state->moves()) ++state->t;
   ++state->batch;
-  state->first += n_rows;
-  if (state->weight != 0 && !(loss + penalty == loss + penalty)) state->failed = state->batch;
+  state->first += advance;
+  if (state->weight == 0) return {0, 0};
+  if (!(loss + penalty == loss + penalty)) state->failed = state->batch;
+  return {loss, penalty};
 }
 
 template <class T> FASTMLP_KERNEL update(Parameters<T> p, UpdateHow<T> how, StepState* state) {
@@ -126,7 +103,9 @@ template <class T> FASTMLP_KERNEL update(Parameters<T> p, UpdateHow<T> how, Step
   if (threadIdx.x == 0) how.partials[blockIdx.x] = squares;
   if (!is_last_block(&state->arrived_update, gridDim.x)) return;
   squares = sum_partials(how.partials, gridDim.x, room);
-  if (threadIdx.x == 0) end_step(state, double(how.alpha), squares, how.n_rows, how.reports);
+  if (threadIdx.x != 0) return;
+  const std::int64_t batch = state->batch;
+  how.reports[batch] = end_step(state, double(how.alpha), squares, how.advance);
 }
 
 template <class T>

@@ -1,0 +1,6 @@
+#include "../kernels/cooperative.cuh"
+
+namespace fastmlp::cuda {
+template void launch_cooperative_instance<Precision::bf16>(cudaStream_t, const CooperativePlan&, const CooperativeData&,
+                                                           int);
+} // namespace fastmlp::cuda
