@@ -40,12 +40,13 @@ WORKLOADS = {
     "64-100-10, 200": ((64, 100, 10), 50000, 200),
     "64-4x64-2, 65536": ((64, 64, 64, 64, 64, 2), 1 << 20, 65536),
     "1024-3x1024-10, 1024": ((1024, 1024, 1024, 1024, 10), 65536, 1024),
+    "1024-4x1024-10, 16384": ((1024, 1024, 1024, 1024, 1024, 10), 1 << 17, 16384),
 }
 QUICK = {"20-32-3, 64": ((20, 32, 3), 2000, 64)}
-# One network for each kind of step: of many kernels, and of one.
+# One network for each kind of step: of many kernels, of one, and many steps of one.
 TINY_FITS = (
     "import numpy as np; from fastmlp import MLPClassifier; X = np.random.RandomState(0).randn(70, 9).astype('f')\n"
-    "for units, normalization in (((130, 12), 'batch_norm'), ((20, 12), None)):\n"
+    "for units, normalization in (((130, 12), 'batch_norm'), ((20, 12), None), ((130, 12), None)):\n"
     "    MLPClassifier(units, device='cuda', batch_size=32, max_iter=2, normalization=normalization, dropout=0.2, "
     "precision='{}').fit(X, X[:, 0] > 0)\n"
 )
@@ -248,6 +249,8 @@ def ways(device):
         f"fastmlp {precision}": lambda *workload, precision=precision: fastmlp_epoch(device, precision, *workload)
         for precision in precisions
     }
+    if device != "cpu":  # steps of many kernels, where the engine would take them in one
+        found["fastmlp tf32, products"] = lambda *workload: by_products(fastmlp_epoch, device, "tf32", *workload)
     others = {}
     if importlib.util.find_spec("torch"):
         for how in ("graph", "eager", "compile") if device != "cpu" else ("eager",):
@@ -259,6 +262,14 @@ def ways(device):
         for precision in precisions[:2]:
             others[f"jax {precision}"] = lambda *workload, precision=precision: jax_epoch(device, precision, *workload)
     return found | dict(sorted(others.items(), key=lambda way: "compile" in way[0]))  # which takes longest to start
+
+
+def by_products(measure, *what):
+    os.environ["FASTMLP_CUDA_STEP"] = "products"
+    try:
+        return measure(*what)
+    finally:
+        del os.environ["FASTMLP_CUDA_STEP"]
 
 
 def fastmlp_epoch(device, precision, sizes, n_rows, batch):

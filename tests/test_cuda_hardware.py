@@ -105,6 +105,21 @@ def test_steps_of_many_blocks(library, gpu, sizes, precision, tolerance):
         np.testing.assert_array_equal(one_step(on_gpu, network, "float32", 100_000), found)
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("ieee", 5e-5), ("tf32", 5e-3), ("bf16", 4e-2)])
+def test_cooperative_steps_of_all_blocks(library, gpu, precision, tolerance):
+    """Blocks that wait for one another see what the others wrote, in every step of every graph."""
+    network = _core.Network([54, 256, 256, 7], ["tanh", "gelu"], "log_loss")
+    on_cpu, on_gpu = engines(network, "float64", library)[0], engines(network, "float32", library, precision)[1]
+    found = one_step(on_gpu, network, "float32", 500)
+    assert_layers_close(network, found, one_step(on_cpu, network, "float64", 500), tolerance)
+    first, *others = (
+        trained(engines(network, "float32", library, precision)[1], network, "float32", n_rows=2000, max_iter=5)[1]
+        for _ in range(10)
+    )
+    for again in others:
+        np.testing.assert_array_equal(again, first)
+
+
 def test_many_replays(library, gpu):
     """A graph of many steps, started without a pause, sees what the one before has left."""
     network = _core.Network([6, 150, 2], ["tanh"], "squared_error")
