@@ -41,6 +41,8 @@ def describe(n_threads: int) -> dict[str, Any]:
     """Return what is measured on."""
     import fastmlp  # not at the top: this module is also imported where another library is measured
 
+    config = fastmlp.show_config("dicts")
+    config["cuda"].pop("text", None)  # it names folders
     return {
         "processor": processor(),
         "system": platform.platform(),
@@ -51,7 +53,7 @@ def describe(n_threads: int) -> dict[str, Any]:
             for name, value in os.environ.items()
             if name.startswith(("OPENBLAS_", "OMP_", "XLA_", "FASTMLP_"))
         },
-        "config": fastmlp.show_config("dicts"),
+        "config": config,
     }
 
 
