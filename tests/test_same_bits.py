@@ -1,8 +1,11 @@
 """Training leaves the same bits whatever the number of threads: on the benchmarks' networks and for every entry."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import reference
+from scipy.sparse import csr_array
 from test_engine import engine_of
 from test_losses import GIVEN, targets
 from test_trainer import generator, new_slots, options
@@ -31,8 +34,11 @@ def all_threads():
     _core.set_steady_threads(before)
 
 
-def assert_same_bits(net, batch_size, dtype, optimizer="adam"):
-    """Train on a full batch and a short one with each number of threads; compare parameters, slots and losses."""
+def assert_same_bits(net, batch_size, dtype, optimizer="adam", forms=(np.asarray,), **changes):
+    """Train on a full batch and a short one with each number of threads; compare parameters, slots and losses.
+
+    ``forms`` make of X what is trained on: all must give the same, too.
+    """
     random = np.random.RandomState(1)
     n_rows = batch_size + batch_size // 3
     flat = (reference.glorot(net, random) * 1.5).astype(dtype)
@@ -42,11 +48,11 @@ def assert_same_bits(net, batch_size, dtype, optimizer="adam"):
     if net.loss == "log_loss":
         y = y.argmax(axis=1).astype(np.int32)
     first = None
-    for n_threads in N_THREADS:
+    for n_threads, form in product(N_THREADS, forms):
         trained, slots = flat.copy(), new_slots(optimizer, flat)
-        settings = options(optimizer, batch_size=batch_size, max_iter=2)
+        settings = options(optimizer, batch_size=batch_size, max_iter=2, **changes)
         engine = engine_of(net, dtype, n_threads)
-        report = engine.train(trained, slots, X, y, None, None, None, generator(), settings, None)
+        report = engine.train(trained, slots, form(X), y, None, None, None, generator(), settings, None)
         found = [trained.tobytes(), *(slot.tobytes() for slot in slots), report["loss_curve"]]
         assert np.isfinite(trained).all()
         assert not np.array_equal(trained, flat)
@@ -59,6 +65,30 @@ def test_of_the_benchmarks_networks(name, dtype):
     layer_sizes, batch_size = NETWORKS[name]
     loss = "log_loss" if layer_sizes[-1] > 1 else "squared_error"
     assert_same_bits(reference.Net(layer_sizes, ("relu",) * (len(layer_sizes) - 2), loss), batch_size, dtype)
+
+
+@pytest.mark.parametrize("clip_norm", [np.inf, 0.1])
+def test_of_halved_batches(clip_norm, dtype, instruction_set):
+    """Rows enough for the gradient to be a sum of two halves: dense and sparse, also where it is shortened."""
+
+    def as_sparse(X):
+        rows = csr_array(X)
+        return rows.data, rows.indices.astype(np.int32), rows.indptr.astype(np.int64), X.shape[1]
+
+    net = reference.Net((64, 40, 5), ("relu",), "log_loss")
+    assert_same_bits(net, 600, dtype, forms=(np.asarray, as_sparse), clip_norm=clip_norm)
+
+
+def test_gradient_of_a_halved_batch_is_the_mean_of_its_parts(dtype, instruction_set):
+    net = reference.Net((64, 40, 5), ("relu",), "log_loss")
+    random = np.random.RandomState(2)
+    flat = reference.glorot(net, random).astype(dtype)
+    X = random.standard_normal((600, 64)).astype(dtype)
+    y = random.randint(5, size=600).astype(np.int32)
+    engine = engine_of(net, dtype)
+    whole = engine.loss_and_gradient(flat, X, y, None, 0.0)[2]
+    parts = [engine.loss_and_gradient(flat, X[i : i + 20], y[i : i + 20], None, 0.0)[2] for i in range(0, 600, 20)]
+    np.testing.assert_allclose(whole, np.mean(parts, axis=0), rtol=0, atol=50 * np.finfo(dtype).eps)
 
 
 def test_of_every_activation(activation, dtype, instruction_set):

@@ -166,8 +166,8 @@ public:
 
   // The panels of the first half of a batch; 0 if it is not halved.
   int first_half(int n_rows) const {
-    constexpr int many = 3; // measured: with two threads a gain from 3 on, with one no loss
-    const bool is_halved = flops_per_row * n_rows >= worth_a_second_thread &&
+    constexpr int least_rows = 128, many = 3; // measured: from both on a gain with two threads, and no loss with one
+    const bool is_halved = n_rows >= least_rows && flops_per_row * n_rows >= worth_a_second_thread &&
                            read_per_row * n_rows >= many * double(propagation.network.n_parameters);
     return is_halved ? (n_rows + R - 1) / R / 2 : 0;
   }
