@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.utils import _safe_indexing, check_array, check_random_state
+from sklearn.utils import _safe_indexing, check_array, check_consistent_length, check_random_state
+from sklearn.utils.validation import _num_samples
 
 from fastmlp import _core
 from fastmlp._calibrated import forget_calibration
 from fastmlp._cuda import device_number
 from fastmlp._engine import make_engine
-from fastmlp._held_out import UserData
-from fastmlp._training import Data
+from fastmlp._held_out import UserData, row_numbers
+from fastmlp._training import Data, refuse_non_finite
 from fastmlp._validation import core_array, thread_count
 from fastmlp.callbacks import as_callbacks
-from fastmlp.estimators import refuse_non_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,8 +55,8 @@ def fit_many(
         Targets, as in ``fit``.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights, as in ``fit``.
-    row_indices : iterable of array-like of int, default=None
-        For each estimator the numbers of the rows that it is fitted to; None for all rows, as is one of them.
+    row_indices : iterable of array-like of int or bool, default=None
+        For each estimator the numbers of the rows that it is fitted to, or a mask of them; None for all rows.
 
     Returns
     -------
@@ -72,7 +72,8 @@ def fit_many(
     MemoryError
         If there is not enough memory for all of them. After all three, estimators are what they were before.
     """
-    rows = _rows_of(estimators, row_indices)
+    check_consistent_length(X, y, sample_weight)
+    rows = _rows_of(estimators, row_indices, _num_samples(X))
     on_gpu = [i for i, estimator in enumerate(estimators) if device_number(estimator.device) is not None]
     before = [dict(vars(estimators[i])) for i in on_gpu]
     errors: list[Exception | None] = [None] * len(estimators)
@@ -96,11 +97,13 @@ def fit_many(
     return errors
 
 
-def _rows_of(estimators: Sequence[Any], row_indices: Iterable[Any] | None) -> list[NDArray[np.int64] | None]:
+def _rows_of(
+    estimators: Sequence[Any], row_indices: Iterable[Any] | None, n_rows: int
+) -> list[NDArray[np.int64] | None]:
     if len({id(estimator) for estimator in estimators}) < len(estimators):
         raise ValueError("estimators must be different objects")
     rows = [
-        None if numbers is None else np.array(numbers, np.int64)
+        None if numbers is None else row_numbers(numbers, n_rows, "row_indices")
         for numbers in (row_indices if row_indices is not None else [None] * len(estimators))
     ]
     if len(rows) != len(estimators):
@@ -168,20 +171,18 @@ class _Targets:
 
     def take(self, data: Data, rows: NDArray[np.int64]) -> bool:
         """Take over the targets of these rows, unless they contradict what is known."""
-        pairs = [(self.y, data.y), (self.sample_weight, data.sample_weight)]
+        if (self.sample_weight is None) != (data.sample_weight is None) or (
+            (self.y.dtype, self.y.shape[1:]) != (data.y.dtype, data.y.shape[1:])
+        ):
+            return False
+        pairs = [(self.y, data.y)]
+        if self.sample_weight is not None and data.sample_weight is not None:
+            pairs.append((self.sample_weight, data.sample_weight))
         known = self.known[rows]
+        if not all(np.array_equal(ours[rows[known]], theirs[known]) for ours, theirs in pairs):
+            return False
         for ours, theirs in pairs:
-            if (ours is None) != (theirs is None):
-                return False
-            if ours is not None and (
-                ours.dtype != theirs.dtype
-                or ours.shape[1:] != theirs.shape[1:]
-                or not np.array_equal(ours[rows[known]], theirs[known])
-            ):
-                return False
-        for ours, theirs in pairs:
-            if ours is not None:
-                ours[rows] = theirs
+            ours[rows] = theirs
         self.known[rows] = True
         return True
 
@@ -204,6 +205,15 @@ class _Group:
     place: Place
     targets: list[_Targets] = field(default_factory=list)
     fits: list[_Fit] = field(default_factory=list)
+
+    def number_of_targets(self, data: Data, rows: NDArray[np.int64], n_rows: int) -> int:
+        """Return which of the targets are those of a fit; add some if need be."""
+        for number, targets in enumerate(self.targets):
+            if targets.take(data, rows):
+                return number
+        self.targets.append(_Targets.like(data, n_rows))
+        self.targets[-1].take(data, rows)
+        return len(self.targets) - 1
 
     def train(self, X: NDArray[np.float32], given: UserData) -> Iterable[tuple[int, Exception | None]]:
         """Train all of them; tell of each what its ``fit`` would have raised."""
@@ -263,18 +273,12 @@ class _Fits:
                 f"dtype='float32', got {start.parameters.dtype}"
             )
         forget_calibration(estimator)
-        n_rows = len(start.data.y) if rows is None else len(given.y)
+        n_rows = _num_samples(given.X)
         numbers = np.arange(n_rows, dtype=np.int64) if rows is None else rows
         group = self._groups.setdefault(
             (start.network, estimator.solver, bool(estimator.ema_decay), place), _Group(place)
         )
-        for targets, found in enumerate(group.targets):
-            if found.take(start.data, numbers):
-                break
-        else:
-            targets = len(group.targets)
-            group.targets.append(_Targets.like(start.data, n_rows))
-            group.targets[-1].take(start.data, numbers)
+        targets = group.number_of_targets(start.data, numbers, n_rows)
         group.fits.append(_Fit(number, estimator, start._replace(X=None, data=None, given=None), numbers, targets))
 
     def train(self) -> Iterable[tuple[int, Exception | None]]:

@@ -156,7 +156,7 @@ class Run:
 
     def _epochs(self, n_epochs: int) -> dict[str, Any]:
         """Have the core train for this many epochs, and take over what it reports."""
-        estimator, done = self.estimator, self.n_iter
+        done = self.n_iter
         on_epoch = self._on_epoch
         if on_epoch is not None and done:
             listener = on_epoch

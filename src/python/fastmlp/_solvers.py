@@ -65,9 +65,7 @@ class Solvers(History):
     def _reports_mean_over_outputs(self) -> bool:
         return isinstance(self.loss, str) and bool(_core.losses()[self._core_loss()]["mean_over_outputs"])
 
-    def _fit_stochastic(
-        self, engine: _core.Engine, start: Start, held_out: HeldOut | None, incremental: bool
-    ) -> None:
+    def _fit_stochastic(self, engine: _core.Engine, start: Start, held_out: HeldOut | None, incremental: bool) -> None:
         with self._run_of(engine, start, held_out, incremental) as run:
             outcome = run.train()
         self._conclude(run, outcome, incremental)

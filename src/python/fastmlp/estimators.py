@@ -46,7 +46,7 @@ from fastmlp._placement import Placement, keeps_what_was_learned
 from fastmlp._saving import Saving
 from fastmlp._scikit_learn_callbacks import CallbackSupportMixin, with_callbacks
 from fastmlp._solvers import Solvers, Start
-from fastmlp._training import NOT_FINITE, core_data
+from fastmlp._training import core_data, refuse_non_finite
 from fastmlp._validation import (
     core_array,
     hidden_activations,
@@ -442,13 +442,6 @@ def _plain_network(sizes: tuple[int, ...], activation: str, loss: str, out_activ
 def _defaults(estimator: type) -> dict[str, Any]:
     """Return the parameters of a class and their defaults."""
     return {name: parameter.default for name, parameter in signature(estimator).parameters.items()}
-
-
-def refuse_non_finite(parameters: NDArray[Any]) -> None:
-    """Raise if a training has left parameters that are not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):  # a finite sum has finite terms, and needs no room
-        if not np.isfinite(parameters.sum()) and not np.isfinite(parameters).all():
-            raise ValueError(NOT_FINITE)
 
 
 def _refuse_chance(network: _core.Network) -> None:
