@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from test_cuda_engine import assert_close
+from test_cuda_engine import TRAINING, assert_close
+from test_trainer import generator
+from test_trainer import options as trainer_options
 
 from fastmlp import MLPClassifier, MLPRegressor, _core
 from fastmlp._fit_many import fit_many
@@ -255,6 +257,25 @@ def test_an_error_of_a_schedule_is_raised(library):
     assert not any(hasattr(model, "coefs_") for model in models)
 
 
+def test_ctrl_c_leaves_what_was_learned(library):
+    """All of them, with the epochs of the launches until then."""
+
+    def rate(t, n):
+        if np.max(t) > 150:
+            raise KeyboardInterrupt
+        return np.full(np.shape(t), 0.001)
+
+    models = several(
+        differences=[{"random_state": 0}, {"random_state": 1, "max_iter": 5}], learning_rate=rate, max_iter=90
+    )
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        assert fit_many(models, X, classes) == [None, None]
+    assert [model.stopped_ for model in models] == ["interrupted", "max_iter"]
+    assert 5 < models[0].n_iter_ < 90
+    assert len(models[0].loss_curve_) == models[0].n_iter_
+    assert models[0]._optimizer.t == 4 * models[0].n_iter_
+
+
 # --- the same bits, and other precisions ----------------------------------------------------------------------------
 
 
@@ -389,10 +410,6 @@ def test_on_the_cpu_one_after_another():
 
 
 def core_fit(network, **changes):
-    from test_cuda_engine import TRAINING
-    from test_trainer import generator
-    from test_trainer import options as trainer_options
-
     arrays = [np.zeros(network.n_parameters, np.float32) for _ in range(3)]
     given = {"data": 0, "rows": None, "parameters": arrays[0], "slots": arrays[1:], "random": generator(1)}
     settings = TRAINING | {"report_batch_losses": False} | changes.pop("options", {})

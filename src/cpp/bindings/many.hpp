@@ -51,8 +51,8 @@ inline py::list fit_many(const Network& network, const py::object& where, const 
   input<float>(X, "X", {-1, network.n_inputs()});
   std::vector<Dataset<float>> data;
   for (const py::handle& pair : targets) {
-    const auto [y, weights] = pair.cast<std::pair<py::array, py::object>>();
-    data.push_back(dataset<float>(network, X, y, weights));
+    const auto [y, weights] = pair.cast<std::pair<py::object, py::object>>();
+    data.push_back(dataset<float>(network, X, array_argument(y, "y"), weights));
   }
   std::vector<ManyFit> fits;
   std::deque<PythonHooks> hooks; // they stay where they are
