@@ -255,6 +255,16 @@ def test_an_error_of_a_schedule_is_raised(library):
     with pytest.raises(KeyError, match="no rate today"):
         fit_many(models, X, classes)
     assert not any(hasattr(model, "coefs_") for model in models)
+    models = several(warm_start=True)
+    fit_many(models, X, classes)
+    before = [(model.predict_proba(X), list(model.loss_curve_), model.t_) for model in models]
+    for model in models[::2]:
+        model.set_params(solver="sgd", learning_rate=broken)  # the others have trained by then
+    with pytest.raises(KeyError, match="no rate today"):
+        fit_many(models[::-1], X, classes)
+    for model, (probabilities, losses, t) in zip(models, before, strict=True):
+        np.testing.assert_array_equal(model.predict_proba(X), probabilities)
+        assert (model.loss_curve_, model.t_) == (losses, t)
 
 
 def test_ctrl_c_leaves_what_was_learned(library):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def fit_many(
     check_consistent_length(X, y, sample_weight)
     rows = _rows_of(estimators, row_indices, _num_samples(X))
     on_gpu = [i for i, estimator in enumerate(estimators) if device_number(estimator.device) is not None]
-    before = [dict(vars(estimators[i])) for i in on_gpu]
+    before = [_attributes(estimators[i]) for i in on_gpu]
     errors: list[Exception | None] = [None] * len(estimators)
     try:
         fits = _Fits(X, y, sample_weight)
@@ -95,6 +96,17 @@ def fit_many(
         given = [None if part is None else _part(part, rows[i]) for part in (X, y, sample_weight)]
         errors[i] = _caught(estimators[i].fit, *given)
     return errors
+
+
+def _attributes(estimator: Any) -> dict[str, Any]:
+    """Return all attributes: copies of those that training goes on from, and changes in place."""
+    attributes = dict(vars(estimator))
+    if estimator.warm_start:
+        learned = {name: attributes[name] for name in attributes.keys() - estimator.get_params(deep=False).keys()}
+        learned.pop("_flat", None)  # the buffer of views that will be other objects
+        attributes.pop("_flat", None)
+        attributes |= deepcopy(learned)
+    return attributes
 
 
 def _rows_of(
