@@ -7,8 +7,8 @@ precisions, the same bits again); what the GPU reaches in copying and in product
 another, which must agree; then an epoch of several networks by fastmlp, and by PyTorch (CUDA graphs, eager,
 torch.compile) and JAX, if they are installed; last, in the time that is left, compute-sanitizer on tiny fits. Results
 are written as they come; what cannot be run is reported as such. It fails if a test, the many fits or a sanitizer do.
-``--device cpu`` runs the same code without a GPU, to test this script; so does ``--quick`` where FASTMLP_CUDA_LIBRARY is
-the GPU engine on the host.
+``--device cpu`` runs the same code without a GPU, to test this script; so does ``--quick`` where FASTMLP_CUDA_LIBRARY
+is the GPU engine on the host.
 """
 
 import argparse
