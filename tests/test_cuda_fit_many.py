@@ -1,5 +1,6 @@
 """Many fits at once: each estimator becomes what a fit on the CPU makes of it, by itself."""
 
+import os
 import warnings
 
 import numpy as np
@@ -306,6 +307,19 @@ def test_the_same_bits_in_any_order_of_threads(library, host, monkeypatch):
     fit_many(again, X, classes)
     for one, other in zip(first, again, strict=True):
         assert one.loss_curve_ == other.loss_curve_
+
+
+def test_more_models_than_multiprocessors(library):
+    """Of a GPU; the host is slower."""
+    n = 8 if library == os.environ.get("FASTMLP_TEST_CUDA_HOST") else 400
+    settings = {"max_iter": 3, "dropout": 0.1}
+    rows = [random.permutation(N)[: random.randint(40, N)] for _ in range(n)]
+    differences = [{"random_state": i, "batch_size": 10 + i % 30, "alpha": 0.001 * i} for i in range(n)]
+    models = assert_same_fits(several(differences=differences, **settings), classes, rows)
+    again = several(differences=differences, **settings)
+    fit_many(again, X, classes, row_indices=rows)
+    for one, other in zip(models, again, strict=True):
+        np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
 
 
 def test_where_the_state_of_a_model_has_no_room_in_shared_memory(library, host, monkeypatch):
