@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from test_cuda_arrays import Interface
 from test_cuda_engine import TRAINING, assert_close
 from test_trainer import generator
 from test_trainer import options as trainer_options
@@ -394,6 +395,8 @@ def test_wrong_calls(library):
         fit_many(models, X, classes, row_indices=[[0, N]] * 4)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         fit_many(models, X, classes[1:])
+    with pytest.raises(ValueError, match="many fits at once take X from the host, got an array on a GPU"):
+        fit_many(models, Interface(X), classes)
     assert fit_many([], X, classes) == []
 
 

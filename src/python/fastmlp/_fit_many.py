@@ -18,6 +18,7 @@ from sklearn.utils.validation import _num_samples
 from fastmlp import _core
 from fastmlp._calibrated import forget_calibration
 from fastmlp._cuda import device_number
+from fastmlp._cuda_arrays import is_cuda_array
 from fastmlp._engine import make_engine
 from fastmlp._held_out import UserData, row_numbers
 from fastmlp._training import Data, refuse_non_finite
@@ -67,12 +68,16 @@ def fit_many(
     Raises
     ------
     ValueError
-        If the GPU engine has not what an estimator asks for when it trains many networks at once.
+        If the GPU engine has not what an estimator asks for when it trains many networks at once, and for data that are
+        on a GPU.
     RuntimeError
         If the GPU cannot be used.
     MemoryError
         If there is not enough memory for all of them. After all three, estimators are what they were before.
     """
+    for name, array in (("X", X), ("y", y), ("sample_weight", sample_weight)):
+        if is_cuda_array(array):
+            raise ValueError(f"many fits at once take {name} from the host, got an array on a GPU")
     check_consistent_length(X, y, sample_weight)
     rows = _rows_of(estimators, row_indices, _num_samples(X))
     on_gpu = [i for i, estimator in enumerate(estimators) if device_number(estimator.device) is not None]
