@@ -3,10 +3,12 @@
     python benchmarks/gpu.py --output gpu.json
 
 Below eight minutes, and it ends itself if something hangs: the tests that need a GPU (parity with the CPU in three
-precisions, the same bits again); what the GPU reaches in copying and in products; then an epoch of several networks by
-fastmlp, and by PyTorch (CUDA graphs, eager, torch.compile) and JAX, if they are installed; last, in the time that is
-left, compute-sanitizer on tiny fits. Results are written as they come; what cannot be run is reported as such. It fails
-if a test or a sanitizer does. ``--device cpu`` runs the same code without a GPU, to test this script.
+precisions, the same bits again); what the GPU reaches in copying and in products; 132 small fits at once and one after
+another, which must agree; then an epoch of several networks by fastmlp, and by PyTorch (CUDA graphs, eager,
+torch.compile) and JAX, if they are installed; last, in the time that is left, compute-sanitizer on tiny fits. Results
+are written as they come; what cannot be run is reported as such. It fails if a test, the many fits or a sanitizer do.
+``--device cpu`` runs the same code without a GPU, to test this script; so does ``--quick`` where FASTMLP_CUDA_LIBRARY
+is the GPU engine on the host.
 """
 
 import argparse
@@ -22,14 +24,16 @@ import sys
 import time
 import traceback
 import warnings
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import KFold
 
 import fastmlp
 from fastmlp import MLPClassifier
+from fastmlp._fit_many import fit_many
 
 ROOT = Path(__file__).parents[1]
 # layer sizes, rows, batch
@@ -43,12 +47,18 @@ WORKLOADS = {
     "1024-4x1024-10, 16384": ((1024, 1024, 1024, 1024, 1024, 10), 1 << 17, 16384),
 }
 QUICK = {"20-32-3, 64": ((20, 32, 3), 2000, 64)}
-# One network for each kind of step: of many kernels, of one, and many steps of one.
+# a search: layer sizes, rows, batch, epochs, learning rates, alphas, folds
+SEARCH = ((64, 100, 10), 1797, 200, 50, (1e-4, 3e-4, 1e-3, 3e-3), (1e-5, 1e-4, 1e-3), 11)
+QUICK_SEARCH = ((6, 10, 3), 100, 32, 2, (1e-3, 3e-3), (1e-4,), 3)
+# One network for each kind of step: of many kernels, of one, and many steps of one; and two that train at once.
 TINY_FITS = (
     "import numpy as np; from fastmlp import MLPClassifier; X = np.random.RandomState(0).randn(70, 9).astype('f')\n"
+    "from fastmlp._fit_many import fit_many\n"
     "for units, normalization in (((130, 12), 'batch_norm'), ((20, 12), None), ((130, 12), None)):\n"
     "    MLPClassifier(units, device='cuda', batch_size=32, max_iter=2, normalization=normalization, dropout=0.2, "
-    "precision='{}').fit(X, X[:, 0] > 0)\n"
+    "precision='{0}').fit(X, X[:, 0] > 0)\n"
+    "two = [MLPClassifier((20, 12), device='cuda', max_iter=2, dropout=0.2, precision='{0}') for _ in range(2)]\n"
+    "if '{0}' != 'bf16': fit_many(two, X, X[:, 0] > 0)\n"
 )
 TEST_SECONDS, SANITIZER_SECONDS, LAST_SECONDS = 180, 60, 475  # of all tests; of one tool; after which all ends
 
@@ -57,7 +67,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="where to write the results, as JSON")
     parser.add_argument("--device", default="cuda", help="'cpu' to test this script")
-    parser.add_argument("--quick", action="store_true", help="one tiny network, to test this script")
+    parser.add_argument("--quick", action="store_true", help="one tiny network and no tests, to test this script")
     parser.add_argument("--seconds", type=float, default=390, help="after which no more measurements begin")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -68,20 +78,26 @@ def main():
     faulthandler.dump_traceback_later(LAST_SECONDS, exit=True)
     start = time.monotonic()
     results = {"machine": machine(status), "checks": {}, "ceilings": {}, "epochs": {}}
-    if options.device != "cpu":
+    checks_all = options.device != "cpu" and not options.quick
+    if checks_all:
         note(results, options.output, "checks", "tests", attempt(run_tests))
         note(results, options.output, "checks", "tensors", attempt(lambda: tensors_on(options.device)))
     results["ceilings"] = attempt(lambda: ceilings(options.device))
+    for precision in ("ieee", "tf32") if options.device != "cpu" else ("ieee",):
+        found = attempt(lambda: many_fits(options, precision))  # noqa: B023 - called at once
+        note(results, options.output, "checks", f"many fits {precision}", found)
     measure_epochs(results, options, start + options.seconds)
-    if options.device != "cpu":
+    if checks_all:
         left = start + LAST_SECONDS - 15 - time.monotonic()
         note(results, options.output, "checks", "sanitizer", attempt(lambda: run_sanitizers(left)))
     sys.exit(1 if failures(results["checks"]) else 0)
 
 
 def failures(checks):
-    """Names of the checks that failed, or of tests that did not come to an end."""
-    return [name for name, found in checks.items() if (found["failed"] if isinstance(found, dict) else name == "tests")]
+    """Names of the checks that failed, or did not come to an end, unless a sanitizer could not be run."""
+    return [
+        name for name, found in checks.items() if (found["failed"] if isinstance(found, dict) else name != "sanitizer")
+    ]
 
 
 def note(results, output, *place_and_value):
@@ -133,7 +149,7 @@ def run_tests():
     environment = {**os.environ, "FASTMLP_REQUIRE_CUDA": "1"}
     options = ["-q", "-m", "cuda", "--maxfail=8", "--tb=short", "-rfE", "-p", "no:cacheprovider"]
     options += ["-n", "4"] if importlib.util.find_spec("xdist") else []
-    files = [f"tests/test_cuda_{what}.py" for what in ("hardware", "engine", "arrays")]
+    files = [f"tests/test_cuda_{what}.py" for what in ("hardware", "engine", "arrays", "fit_many")]
     command = [sys.executable, "-m", "pytest", *options, *files]
     try:
         ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TEST_SECONDS)
@@ -290,6 +306,51 @@ def fastmlp_epoch(device, precision, sizes, n_rows, batch):
     while (longer := min(seconds(1 + more) for _ in range(2)) - first) < 0.2 and more < 4096:
         more *= 4
     return longer / more
+
+
+def many_fits(options, precision):
+    """Seconds of all fits of a search, at once and one after another, and whether their losses are the same."""
+    search = QUICK_SEARCH if options.quick else SEARCH
+    sizes, n_rows, batch, n_epochs, rates, alphas, n_folds = search
+    X, y = data(sizes, n_rows)
+    parts = KFold(n_folds, shuffle=True, random_state=0)
+    folds = [rows for rows, _ in parts.split(X)] * (len(rates) * len(alphas))
+
+    def models(n_epochs, **where):
+        return [
+            MLPClassifier(
+                sizes[1:-1], batch_size=batch, max_iter=n_epochs, tol=0, n_iter_no_change=np.inf, random_state=fold,
+                learning_rate_init=rate, alpha=alpha, **where,
+            )
+            for rate, alpha, fold in product(rates, alphas, range(n_folds))
+        ]  # fmt: skip
+
+    def one_after_another(some):
+        return timed(lambda: [model.fit(X[rows], y[rows]) for model, rows in zip(some, folds, strict=True)])
+
+    on_gpu = {"device": options.device, "precision": precision}
+    fit_many(models(1, **on_gpu), X, y, row_indices=folds)  # starts the GPU
+    at_once, again, alone = (models(n_epochs, **on_gpu) for _ in range(3))
+    seconds = {
+        "at once": min(timed(lambda: fit_many(some, X, y, row_indices=folds)) for some in (at_once, again)),  # noqa: B023
+        "one after another": one_after_another(alone),
+    }
+    others = [alone]
+    if precision == "ieee":
+        others.append(models(n_epochs))
+        seconds["one after another, CPU"] = one_after_another(others[-1])
+    losses, *other_losses = ([model.loss_ for model in some] for some in (at_once, *others))
+    differences = [float(np.max(np.abs(np.divide(losses, other) - 1))) for other in other_losses]
+    same_bits = all(np.array_equal(a.coefs_[0], b.coefs_[0]) for a, b in zip(at_once, again, strict=True))
+    found = {
+        "fits": len(folds),
+        "seconds": seconds,
+        "times as fast": seconds["one after another"] / seconds["at once"],
+        "relative differences of losses": differences,
+        "same bits again": same_bits,
+    }
+    print(f"many fits, {precision}: {found}", flush=True)
+    return found | {"failed": not same_bits or max(differences) > (1e-2 if precision == "ieee" else 0.1)}
 
 
 def torch_epoch(device, how, precision, sizes, n_rows, batch):

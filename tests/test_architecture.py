@@ -28,9 +28,11 @@ CPP_ROOMS = [
     "random",
     "engine",
     "step",
+    "many_engine",
     "cpu",
     "cuda",
     "trainer",
+    "many_trainer",
     "bindings",
 ]
 PYTHON_ROOMS = [
@@ -67,6 +69,7 @@ PYTHON_ROOMS = [
     "estimators",
     "classifier",
     "regressor",
+    "_fit_many",
     "_lr_find",
     "network",
     "plot",

@@ -104,6 +104,11 @@ struct Network {
   int n_outputs() const { return sizes.back(); }
   int n_targets() const { return n_outputs() / loss.outputs_per_target; }
   RowLoss row_loss() const { return {loss.number, loss.hyperparameters(), n_targets(), n_outputs()}; }
+  int loss_share() const { // what reports divide the loss by
+    int share = 1;
+    Losses::visit(loss.number, [&](auto entry) { share = entry.mean_over_outputs ? n_outputs() : 1; });
+    return share;
+  }
   std::size_t n_hidden() const { return sizes.size() - 2; }
   // Number in Activations of what is applied to the sums of weights `l`; -1: nothing.
   int activation_of(int l) const { return l + 1 < n_layers() ? activations[std::size_t(l)] : output_activation; }

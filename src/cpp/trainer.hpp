@@ -110,6 +110,74 @@ double r2(const Network& network, const Dataset<T>& data, const std::vector<std:
   return sum / m;
 }
 
+// --- rules that a training follows, alone or beside others
+
+// Asks for the learning rates of the next n_steps steps, if anyone is to be asked; false: stop.
+inline bool ask_rates(const Hooks& hooks, TrainOptions& options, const TrainState& state, std::int64_t n_steps) {
+  if (!hooks.rates) return true;
+  options.rule.rates_after = options.rule.t;
+  options.rule.rates = hooks.rates(options.rule.t, n_steps, state.no_improvement_count);
+  return !options.rule.rates.empty();
+}
+
+// Each epoch shuffles the order left by the one before, as scikit-learn does: a permutation of positions is drawn and
+// applied, so that the stream of random numbers is consumed in the same way.
+inline void shuffle_order(MT19937& random, const std::int64_t* before, std::int64_t n,
+                          std::vector<std::int64_t>& permutation, std::int64_t* after) {
+  permutation.resize(std::size_t(n));
+  std::iota(permutation.begin(), permutation.end(), 0);
+  random.shuffle(permutation.data(), n);
+  for (std::int64_t i = 0; i < n; ++i) after[i] = before[permutation[std::size_t(i)]];
+}
+
+// Notes an epoch of n rows, after its last step.
+inline void note_epoch(TrainOptions& options, TrainState& state, std::int64_t n, double loss) {
+  ++state.n_iter;
+  state.n_samples_seen += n;
+  if (!options.rule.rates.empty() && options.rule.t > options.rule.rates_after)
+    options.rule.learning_rate = options.rule.rate(options.rule.t);
+  state.loss_curve.push_back(loss);
+  state.learning_rates.push_back(options.rule.learning_rate);
+}
+
+// Counts epochs without improvement of the training loss.
+inline void judge_loss(double tol, TrainState& state) {
+  const double loss = state.loss_curve.back();
+  state.no_improvement_count = loss > state.best_loss - tol ? state.no_improvement_count + 1 : 0;
+  if (loss < state.best_loss) state.best_loss = loss;
+}
+
+// The learning rate after so many samples, if it follows them.
+inline double scheduled_rate(const TrainOptions& options, long long n_samples_seen) {
+  if (options.schedule != Schedule::invscaling) return options.rule.learning_rate;
+  return options.learning_rate_init / std::pow(double(n_samples_seen + 1), options.power_t);
+}
+
+// No improvement for too long: go on at a lower rate, if the schedule allows that, or say why not.
+inline bool lower_rate(TrainOptions& options, TrainState& state) {
+  constexpr double lowest_rate = 1e-6;
+  const bool adaptive = options.schedule == Schedule::adaptive;
+  if (!adaptive || options.rule.learning_rate <= lowest_rate) {
+    state.stopped = adaptive ? Stopped::learning_rate : Stopped::no_improvement;
+    return false;
+  }
+  options.rule.learning_rate /= 5;
+  state.no_improvement_count = 0;
+  return true;
+}
+
+// Ends an epoch that has been judged; whether training goes on. failed_batch: as in EpochResult.
+inline bool end_epoch(TrainOptions& options, TrainState& state, std::int64_t failed_batch) {
+  options.rule.learning_rate = scheduled_rate(options, state.n_samples_seen);
+  if (failed_batch > 0) {
+    state.failed_epoch = state.n_iter;
+    state.failed_batch = failed_batch;
+    state.stopped = Stopped::not_finite;
+    return false;
+  }
+  return double(state.no_improvement_count) <= options.n_iter_no_change || lower_rate(options, state);
+}
+
 template <class T> class Trainer {
 public:
   // Trains on the rows `order` of the data, which is left as the last epoch had it.
@@ -117,8 +185,7 @@ public:
           const Validation<T>& validation, MT19937& random, const Hooks& hooks)
       : engine(engine), network(network), data(data), order(order), validation(validation), random(random),
         hooks(hooks) {
-    Losses::visit(network.loss.number,
-                  [&](auto loss) { loss_share = loss.mean_over_outputs && !data.loss ? network.n_outputs() : 1; });
+    if (!data.loss) loss_share = network.loss_share();
   }
 
   // Trains in the engine; with early stopping, `best` receives the parameters of the best score. Where weights are
@@ -147,7 +214,7 @@ private:
     };
     Poll poll([&] { return out_of_time() || (hooks.poll && hooks.poll()); });
     for (state.n_iter = 0; state.n_iter < options.max_iter;) {
-      if (!set_rates(options, state, n)) {
+      if (!ask_rates(hooks, options, state, (n - 1) / options.batch_size + 1)) {
         state.stopped = Stopped::interrupted;
         return;
       }
@@ -158,31 +225,17 @@ private:
         state.stopped = out_of_time() ? Stopped::max_time : Stopped::interrupted;
         return;
       }
-      ++state.n_iter;
-      state.n_samples_seen += n;
       if (options.report_batch_losses)
         for (const auto& [loss, penalty] : result.batches) state.batch_losses.push_back(loss / loss_share + penalty);
-      if (hooks.rates && options.rule.t > options.rule.rates_after)
-        options.rule.learning_rate = options.rule.rate(options.rule.t);
-      const bool failed = result.failed_batch > 0;
-      const double loss = failed ? std::nan("") : (result.loss / loss_share + result.penalty) / double(n);
-      state.loss_curve.push_back(loss);
-      state.learning_rates.push_back(options.rule.learning_rate);
+      const double loss =
+          result.failed_batch > 0 ? std::nan("") : (result.loss / loss_share + result.penalty) / double(n);
+      note_epoch(options, state, n, loss);
       if (!judge(options, state, best)) {
         state.stopped = Stopped::interrupted;
         return;
       }
-      if (options.schedule == Schedule::invscaling)
-        options.rule.learning_rate =
-            options.learning_rate_init / std::pow(double(state.n_samples_seen + 1), options.power_t);
       const double score = validates() ? state.validation_scores.back() : std::nan("");
-      bool go_on = !failed;
-      if (go_on && double(state.no_improvement_count) > options.n_iter_no_change) go_on = lower_rate(options, state);
-      if (failed) {
-        state.failed_epoch = state.n_iter;
-        state.failed_batch = result.failed_batch;
-        state.stopped = Stopped::not_finite;
-      }
+      const bool go_on = end_epoch(options, state, result.failed_batch);
       if (hooks.after_epoch && hooks.after_epoch(state.n_iter, loss, score, options.rule.learning_rate) && go_on) {
         state.stopped = Stopped::interrupted;
         return;
@@ -195,22 +248,9 @@ private:
     }
   }
 
-  // Asks for the learning rates of an epoch of n rows; false: stop.
-  bool set_rates(TrainOptions& options, const TrainState& state, std::int64_t n) const {
-    if (!hooks.rates) return true;
-    options.rule.rates_after = options.rule.t;
-    options.rule.rates = hooks.rates(options.rule.t, (n - 1) / options.batch_size + 1, state.no_improvement_count);
-    return !options.rule.rates.empty();
-  }
-
-  // Each epoch shuffles the order left by the one before, as scikit-learn does: a permutation of positions is drawn and
-  // applied, so that the stream of random numbers is consumed in the same way.
   void shuffle() {
-    permutation.resize(order.size());
-    std::iota(permutation.begin(), permutation.end(), 0);
-    random.shuffle(permutation.data(), std::int64_t(permutation.size()));
     shuffled.resize(order.size());
-    for (std::size_t i = 0; i < order.size(); ++i) shuffled[i] = order[std::size_t(permutation[i])];
+    shuffle_order(random, order.data(), std::int64_t(order.size()), permutation, shuffled.data());
     order.swap(shuffled);
   }
 
@@ -226,9 +266,7 @@ private:
       if (!go_on) return false;
     }
     if (validates() && options.early_stopping) return true;
-    const double loss = state.loss_curve.back();
-    state.no_improvement_count = loss > state.best_loss - options.tol ? state.no_improvement_count + 1 : 0;
-    if (loss < state.best_loss) state.best_loss = loss;
+    judge_loss(options.tol, state);
     return true;
   }
 
@@ -265,19 +303,6 @@ private:
     state.validation_losses.push_back(loss);
     state.validation_scores.push_back(answer.value_or(std::nan("")));
     return answer.has_value();
-  }
-
-  // No improvement for too long: go on at a lower rate, if the schedule allows that, or say why not.
-  bool lower_rate(TrainOptions& options, TrainState& state) const {
-    constexpr double lowest_rate = 1e-6;
-    const bool adaptive = options.schedule == Schedule::adaptive;
-    if (!adaptive || options.rule.learning_rate <= lowest_rate) {
-      state.stopped = adaptive ? Stopped::learning_rate : Stopped::no_improvement;
-      return false;
-    }
-    options.rule.learning_rate /= 5;
-    state.no_improvement_count = 0;
-    return true;
   }
 
   Engine<T>& engine;

@@ -17,7 +17,8 @@
 #include "../../src/cpp/cuda/exports.hpp"
 #include "../../src/cpp/cuda/kernels/arrays.cuh"
 #include "../../src/cpp/cuda/kernels/cooperative.cuh"
-#include "../../src/cpp/cuda/kernels/fused.cuh"
+#include "../../src/cpp/cuda/kernels/fit_many.cuh"
+#include "../../src/cpp/cuda/many_engine.hpp"
 #include "../../src/cpp/cuda/memory.hpp"
 #include "../../src/cpp/cuda/run_ops.cuh"
 
@@ -126,6 +127,7 @@ public:
     move(to, from, n);
   }
   void download(void* to, const void* from, std::size_t n) override { move(to, from, n); }
+  void upload_beside(void* to, const void* from, std::size_t n) override { move(to, from, n); }
   void copy(void* to, const void* from, std::size_t n) override { move(to, from, n); }
   void wait() override {}
   Capabilities capabilities() const override {
@@ -157,6 +159,11 @@ public:
       done[left[chosen]] = true;
       left.erase(left.begin() + std::ptrdiff_t(chosen));
     }
+  }
+
+  void fit_many(Precision precision, const FitPlan& plan, const FitData& data, int n_models) override {
+    launch_fit_many(nullptr, precision, plan, data, n_models);
+    check_guards();
   }
 
 private:
@@ -234,7 +241,12 @@ template <class T> Engine<T>* make(const Network& network, int, int precision) {
   return make_engine<T>(network, std::make_unique<Host>(), Precision(precision)).release();
 }
 
-const Api api = {"host", describe, make<float>, make<double>, &arrays};
+ManyEngine* make_many(const Network& network, int, int precision, const std::vector<Dataset<float>>& data,
+                      const std::vector<ManyModel>& models) {
+  return make_many_engine(network, std::make_unique<Host>(), Precision(precision), data, models).release();
+}
+
+const Api api = {"host", describe, make<float>, make<double>, make_many, &arrays};
 
 } // namespace
 

@@ -90,6 +90,7 @@ struct Rows {
 FitModel device_model(Model& model) {
   FitModel m{};
   m.order = model.order.data();
+  m.n_epochs = n_epochs;
   m.n_rows = model.n_rows;
   m.batch_size = batch_size;
   m.w = model.w.data();
@@ -113,18 +114,17 @@ std::vector<FitModel> train(std::vector<Model>& models, const Rows& rows, const 
   const std::optional<FitPlan> plan = fit_plan(network, precision, n_slots, setting.most_shared_bytes);
   std::vector<FitModel> given;
   for (Model& model : models) given.push_back(device_model(model));
+  for (FitModel& model : given) model.targets = {nullptr, rows.labels.data(), rows.weights.data()};
   change(given);
   std::vector<float> gradients(std::size_t(network.n_parameters) * n_models);
   FitData data{};
   data.X = rows.X.data();
   data.stride = network.n_inputs();
-  data.targets = {nullptr, rows.labels.data(), rows.weights.data()};
   data.loss = network.row_loss();
   data.loss_share = 1;
   data.optimizer = models[0].rule.optimizer;
   data.n_slots = n_slots;
   data.matrices_end = network.biases[0];
-  data.n_epochs = n_epochs;
   data.models = given.data();
   data.gradients = gradients.data();
   launch_fit_many(nullptr, precision, *plan, data, n_models);

@@ -40,21 +40,29 @@ inline py::dict cuda_status(const std::string& library, int device, const std::v
   return d;
 }
 
-inline AnyEngine make_cuda_engine(const Network& network, const std::string& dtype, const py::object& where) {
+// A GPU whose status is ok, and how it computes; from a tuple of a library, the number of a device and a precision.
+struct CudaPlace {
+  std::string library;
+  int device, precision;
+};
+
+inline CudaPlace cuda_place(const py::object& where) {
   static const char* const precisions[] = {"ieee", "tf32", "bf16"};
   if (!py::isinstance<py::tuple>(where) || py::len(where) != 3)
     throw py::type_error("cuda must be None or a tuple of a library, a device and a precision");
   const auto parts = where.cast<py::tuple>();
-  const auto library = parts[0].cast<std::string>();
-  const int device = parts[1].cast<int>();
   const auto precision = std::find(std::begin(precisions), std::end(precisions), parts[2].cast<std::string>());
   if (precision == std::end(precisions))
     reject("unknown precision '" + parts[2].cast<std::string>() + "'; valid names: 'ieee' 'tf32' 'bf16'");
-  const int number = int(precision - precisions);
+  return {parts[0].cast<std::string>(), parts[1].cast<int>(), int(precision - precisions)};
+}
+
+inline AnyEngine make_cuda_engine(const Network& network, const std::string& dtype, const py::object& where) {
+  const auto [library, device, precision] = cuda_place(where);
   const py::gil_scoped_release release;
   const cuda::Api& api = cuda::open_library(library);
-  if (dtype == "float32") return std::unique_ptr<Engine<float>>(api.make_float_engine(network, device, number));
-  return std::unique_ptr<Engine<double>>(api.make_double_engine(network, device, number));
+  if (dtype == "float32") return std::unique_ptr<Engine<float>>(api.make_float_engine(network, device, precision));
+  return std::unique_ptr<Engine<double>>(api.make_double_engine(network, device, precision));
 }
 
 } // namespace fastmlp

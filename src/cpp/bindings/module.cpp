@@ -5,6 +5,7 @@
 #include "arrays.hpp"
 #include "cuda.hpp"
 #include "engine.hpp"
+#include "many.hpp"
 #include "predictor.hpp"
 
 #include <chrono>
@@ -288,6 +289,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
 
   m.def("hessian_vector_product", hessian_vector_product, "network"_a, "parameters"_a, "X"_a, "y"_a, "sample_weight"_a,
         "alpha"_a, "vector"_a, "n_threads"_a = 0);
+
+  m.def("fit_many", fit_many, "network"_a, "cuda"_a, "X"_a, "data"_a, "fits"_a, "n_threads"_a = 0);
 
   py::class_<PyPredictor>(m, "Predictor")
       .def(py::init<const Network&, const py::array&, int, bool, bool, bool>(), "network"_a, "parameters"_a,

@@ -1,6 +1,7 @@
 #include "engine.hpp"
 #include "exports.hpp"
 #include "gpu.hpp"
+#include "many_engine.hpp"
 
 namespace fastmlp::cuda {
 
@@ -10,7 +11,12 @@ template <class T> Engine<T>* make(const Network& network, int device, int preci
   return make_engine<T>(network, open_gpu(device), Precision(precision)).release();
 }
 
-const Api api = {"cuda", describe_gpu, make<float>, make<double>, &arrays_on_gpu};
+ManyEngine* make_many(const Network& network, int device, int precision, const std::vector<Dataset<float>>& data,
+                      const std::vector<ManyModel>& models) {
+  return make_many_engine(network, open_gpu(device), Precision(precision), data, models).release();
+}
+
+const Api api = {"cuda", describe_gpu, make<float>, make<double>, make_many, &arrays_on_gpu};
 
 } // namespace
 

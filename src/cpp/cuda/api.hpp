@@ -2,7 +2,7 @@
 // one build: objects of C++ pass between them.
 #pragma once
 
-#include "../engine.hpp"
+#include "../many_engine.hpp"
 #include "arrays.hpp"
 
 #include <cstddef>
@@ -28,6 +28,9 @@ struct Api {
   // After a status that is ok. Precision by its number.
   Engine<float>* (*make_float_engine)(const Network& network, int device, int precision);
   Engine<double>* (*make_double_engine)(const Network& network, int device, int precision);
+  // Likewise, for many models that learn from the same rows of X, each from one of the data.
+  ManyEngine* (*make_many_engine)(const Network& network, int device, int precision,
+                                  const std::vector<Dataset<float>>& data, const std::vector<ManyModel>& models);
   const Arrays* arrays;
 };
 

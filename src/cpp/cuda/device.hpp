@@ -39,6 +39,9 @@ struct Place {
   Element element;
 };
 
+struct FitPlan; // of many trainings at once: fit_many.hpp
+struct FitData;
+
 // A list of operations in the form in which the device runs it.
 class Program {
 public:
@@ -56,6 +59,8 @@ public:
   virtual std::size_t free_bytes() const = 0;
   virtual void upload(void* to, const void* from, std::size_t bytes) = 0; // `from` may change once this has returned
   virtual void download(void* to, const void* from, std::size_t bytes) = 0;
+  // The same while other calls are still under way: only where none of these looks.
+  virtual void upload_beside(void* to, const void* from, std::size_t bytes) = 0;
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0; // on the device
   virtual void wait() = 0;
   virtual Capabilities capabilities() const = 0;
@@ -65,6 +70,8 @@ public:
   virtual std::unique_ptr<Program> compile(const Network& network, const std::vector<Op>& ops,
                                            const std::vector<Place>& places, bool is_double) = 0;
   virtual void run(Program& program) = 0;
+  // Epochs of many models: fit_many.hpp
+  virtual void fit_many(Precision precision, const FitPlan& plan, const FitData& data, int n_models) = 0;
 };
 
 } // namespace fastmlp::cuda

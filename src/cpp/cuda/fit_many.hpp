@@ -2,14 +2,16 @@
 // hyper-parameters, folds and seeds.
 #pragma once
 
-#include "fused.hpp"
+#include "fused_plan.hpp"
+#include "step_state.hpp"
 
 namespace fastmlp::cuda {
 
 // One of the models, in the device's memory; pointers point there, too.
 struct FitModel {
-  const std::int64_t* order; // numbers of its rows in X, for each epoch of a launch: [epochs][n_rows]
-  int n_rows, batch_size;
+  const std::int64_t* order; // numbers of its rows in X, for each epoch of a launch: [n_epochs][n_rows]
+  int n_epochs, n_rows, batch_size;
+  Targets<float> targets;               // of all rows of X
   float* w;                             // flat, as are the slots; both are read and written
   float* slots[max_slots + 1];          // of the optimizer; then the moving average of the weights, or null
   const StepCoefficients<float>* table; // of the steps from state.table_after on
@@ -29,12 +31,10 @@ struct FitModel {
 struct FitData {
   const float* X;
   std::ptrdiff_t stride;
-  Targets<float> targets;
   RowLoss loss;      // its hyper-parameters are in the device's memory
   double loss_share; // reported losses are divided by it
   int optimizer, n_slots;
   std::int64_t matrices_end; // of the flat buffer: weights, which decay, are before it
-  int n_epochs;              // of this launch
   FitModel* models;
   float* gradients; // [models][n_parameters], if they are not in shared memory
   int state_at;     // where in shared memory gradient, weights and slots of the model are; -1: they are not
@@ -67,8 +67,5 @@ inline std::optional<FitPlan> fit_plan(const Network& network, Precision precisi
   }
   return FitPlan{*plan, -1};
 }
-
-template <Precision precision>
-void launch_fit_many_instance(cudaStream_t stream, const FusedPlan& plan, const FitData& data, int n_models);
 
 } // namespace fastmlp::cuda

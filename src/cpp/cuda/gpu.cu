@@ -72,6 +72,7 @@ public:
     use();
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream");
     check(cudaStreamCreateWithFlags(&capture, cudaStreamNonBlocking), "creating a stream");
+    check(cudaStreamCreateWithFlags(&beside, cudaStreamNonBlocking), "creating a stream");
     for (cudaEvent_t& event : events)
       check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
     lt = std::make_unique<LtProducts>(table);
@@ -87,6 +88,7 @@ public:
     lt.reset();
     for (cudaEvent_t event : events)
       if (event) cudaEventDestroy(event);
+    if (beside) cudaStreamDestroy(beside);
     if (capture) cudaStreamDestroy(capture);
     if (stream) cudaStreamDestroy(stream);
   }
@@ -134,6 +136,12 @@ public:
     if (bytes > 0) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "copying from the device");
     wait();
   }
+  void upload_beside(void* to, const void* from, std::size_t bytes) override {
+    if (bytes == 0) return;
+    use();
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, beside), "copying to the device");
+    check(cudaStreamSynchronize(beside), "waiting for the device");
+  }
   void copy(void* to, const void* from, std::size_t bytes) override {
     use();
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copying on the device");
@@ -176,6 +184,11 @@ public:
     check(cudaEventSynchronize(event), "waiting for the device");
     check_room(cudaGraphLaunch(static_cast<GraphProgram&>(program).executable, stream), "starting a graph");
     check(cudaEventRecord(event, stream), "recording an event");
+  }
+
+  void fit_many(Precision precision, const FitPlan& plan, const FitData& data, int n_models) override {
+    use();
+    launch_fit_many(stream, precision, plan, data, n_models);
   }
 
 private:
@@ -223,7 +236,7 @@ private:
   }
 
   const int number;
-  cudaStream_t stream = nullptr, capture = nullptr;
+  cudaStream_t stream = nullptr, capture = nullptr, beside = nullptr;
   std::array<cudaEvent_t, 4> events{};
   std::size_t n_runs = 0;
   std::unique_ptr<LtProducts> lt;

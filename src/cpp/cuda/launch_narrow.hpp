@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fit_many.hpp"
+#include "fused.hpp"
 
 #include <stdexcept>
 
@@ -23,7 +24,10 @@ inline void launch_fused(cudaStream_t stream, Precision precision, const FusedPl
     choose(launch_fused_instance<Precision::bf16, few_slots>, launch_fused_instance<Precision::bf16, many_slots>);
 }
 
-// data.n_epochs more epochs of every model that goes on. Precision: ieee or tf32, others are not compiled.
+template <Precision precision>
+void launch_fit_many_instance(cudaStream_t stream, const FusedPlan& plan, const FitData& data, int n_models);
+
+// The epochs of every model that goes on. Precision: ieee or tf32, others are not compiled.
 inline void launch_fit_many(cudaStream_t stream, Precision precision, const FitPlan& plan, FitData data, int n_models) {
   data.state_at = plan.state_at;
   if (precision == Precision::bf16)

@@ -238,6 +238,24 @@ class CudaArray:
     def converted(self) -> CudaArray:
         """Return a copy of features on the same GPU in the other one of float32 and float64."""
 
+def fit_many(
+    network: Network,
+    cuda: tuple[str, int, str],
+    X: NDArray[np.float32],
+    data: Sequence[tuple[Targets, NDArray[np.float32] | None]],
+    fits: Sequence[tuple[Any, ...]],
+    n_threads: int = 0,
+) -> list[dict[str, Any]]:
+    """Train many networks of one shape on a GPU at once, in float32; return of each what `Engine.train` does.
+
+    ``data`` holds pairs of targets and weights of all rows of ``X``. Of each fit a tuple says the number of its data;
+    rows, parameters, slots, random, options and rates, which are those of `Engine.train`; and whether the learning
+    rates of an epoch, or the number of its steps, depend on the epoch before. All have one optimizer, averages or none.
+    ``n_threads`` threads shuffle rows.
+
+    Raises ``ValueError`` if the network is too large, and for options that only a single training has.
+    """
+
 # --- the engine: what a device can do for a network -----------------------------------------------------------------
 
 class Engine:

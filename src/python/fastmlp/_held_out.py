@@ -84,7 +84,7 @@ def split_rows(
         pair = next(iter(check_cv(fraction).split(features, y, groups)), None)
         if pair is None:
             raise ValueError(f"validation_fraction={fraction!r} offers no split")
-        rows, validation_rows = (_numbers(part, n_rows) for part in pair)
+        rows, validation_rows = (row_numbers(part, n_rows, "a split of validation_fraction") for part in pair)
         if len(rows) == 0 or len(np.intersect1d(rows, validation_rows)):
             raise ValueError("the first split of validation_fraction must have training rows that are not validated on")
     if len(validation_rows) < 2:
@@ -92,12 +92,13 @@ def split_rows(
     return rows, validation_rows
 
 
-def _numbers(part: Any, n_rows: int) -> NDArray[np.int64]:
+def row_numbers(part: Any, n_rows: int, what: str) -> NDArray[np.int64]:
+    """Return the numbers of some of n rows, given as such or as a mask."""
     numbers = np.asarray(part)
     if numbers.dtype == bool:
         numbers = np.flatnonzero(numbers)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or not ((numbers >= 0) & (numbers < n_rows)).all():
-        raise ValueError(f"a split of validation_fraction must hold row numbers from 0 to {n_rows - 1}, got {part!r}")
+        raise ValueError(f"{what} must hold row numbers from 0 to {n_rows - 1}, got {part!r}")
     return numbers.astype(np.int64)
 
 

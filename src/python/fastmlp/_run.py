@@ -135,11 +135,28 @@ class Run:
         self.stopped = outcome["stopped"]
         return outcome
 
+    # --- beside others ------------------------------------------------------------------------------------------------
+
+    def one_of_many(self, data: int) -> tuple[Any, ...]:
+        """Return the whole training as `_core.fit_many` takes it; ``data`` is the number of its data there."""
+        weights = self.data.sample_weight
+        if weights is not None and self.rows is not None:
+            weights = weights[self.rows]
+        # which steps an epoch has, or their learning rates, may depend on the one before
+        one_by_one = (weights is not None and bool((weights <= 0).any())) or self.optimizer.asks_for_progress
+        slots = self.optimizer.writable_slots(self.parameters.dtype)
+        options = self._options(self.max_iter)
+        return data, self.rows, self.parameters, slots, self.stream, options, self._rates, one_by_one
+
+    def trained(self, outcome: dict[str, Any]) -> None:
+        """Take over what the core reports of the whole training."""
+        self.stopped = self._take(outcome)["stopped"]
+
     # --- epochs -------------------------------------------------------------------------------------------------------
 
     def _epochs(self, n_epochs: int) -> dict[str, Any]:
         """Have the core train for this many epochs, and take over what it reports."""
-        estimator, done = self.estimator, self.n_iter
+        done = self.n_iter
         on_epoch = self._on_epoch
         if on_epoch is not None and done:
             listener = on_epoch
@@ -156,14 +173,24 @@ class Run:
             self.rows,
             None if self.held_out is None else self.held_out.rows,
             self.stream,
-            estimator._training_options(
-                self.batch_size, n_epochs, self._deadline - time.monotonic(), self.scoring is not None
-            ),
+            self._options(n_epochs),
             on_epoch,
             self._rates,
             None if self.held_out is None else self.held_out.core_form,
             self.scoring,
         )
+        return self._take(outcome)
+
+    def _options(self, n_epochs: int) -> dict[str, Any]:
+        left = self._deadline - time.monotonic()
+        options: dict[str, Any] = self.estimator._training_options(
+            self.batch_size, n_epochs, left, self.scoring is not None
+        )
+        return options
+
+    def _take(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Take over what the core reports of some epochs."""
+        estimator, done = self.estimator, self.n_iter
         self.n_iter += outcome["n_iter"]
         self.is_whole = outcome["n_iter"] > 0 and outcome["stopped"] != "not_finite"
         outcome["failed_epoch"] += done if outcome["failed_epoch"] else 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastmlp import _core
 from fastmlp._held_out import LOSS, HeldOut, Scoring, UserData, metrics_by_name
@@ -18,10 +20,21 @@ from fastmlp.optimizer_state import OptimizerState
 from fastmlp.schedules import NAMES
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import DTypeLike, NDArray
 
 # estimator parameters that the core's optimizers call otherwise; all others are passed under their own name
 _PARAMETER_OF = {"nesterov": "nesterovs_momentum"}
+
+
+class Start(NamedTuple):
+    """What a training begins with, after it was checked."""
+
+    network: _core.Network
+    parameters: NDArray[Any]  # flat; trained in place
+    X: Any
+    data: Data  # the same for the core, and targets and weights
+    given: UserData
 
 
 class Solvers(History):
@@ -52,16 +65,22 @@ class Solvers(History):
     def _reports_mean_over_outputs(self) -> bool:
         return isinstance(self.loss, str) and bool(_core.losses()[self._core_loss()]["mean_over_outputs"])
 
-    def _fit_stochastic(
+    def _fit_stochastic(self, engine: _core.Engine, start: Start, held_out: HeldOut | None, incremental: bool) -> None:
+        with self._run_of(engine, start, held_out, incremental) as run:
+            outcome = run.train()
+        self._conclude(run, outcome, incremental)
+
+    @contextmanager
+    def _run_of(
         self,
         engine: _core.Engine,
-        network: _core.Network,
-        parameters: NDArray[Any],
-        data: Data,
-        given: UserData,
+        start: Start,
         held_out: HeldOut | None,
         incremental: bool,
-    ) -> None:
+        rows: NDArray[np.int64] | None = None,
+    ) -> Iterator[Run]:
+        """Make a training of all rows, or of some, that can be run inside the context."""
+        network, parameters, _, data, given = start
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = self._new_optimizer(network, parameters.dtype)
             self._optimizer.start_average(parameters)
@@ -69,7 +88,6 @@ class Solvers(History):
             self._optimizer.dropout_seed = int(self._random_state.randint(1, 2**31 - 1))
         if not hasattr(self, "loss_curve_") or self.early_stopping != self._has_scores():
             self._start_records()
-        rows = None
         if self.early_stopping and held_out is None:
             rows, held_out = given.hold_out(self.validation_fraction, self._stratify(data.y), self._random_state)
         self._check_calibration(held_out, incremental)
@@ -81,20 +99,22 @@ class Solvers(History):
         on_epoch = print_epochs(self) if self.verbose else None
         callbacks = [] if incremental else [*as_callbacks(self.callbacks), *scikit_learn_callbacks(self, given)]
         with shuffles_of(self._random_state) as stream:
-            run = Run(
+            yield Run(
                 self, engine, network, parameters, data, rows, held_out, scoring, stream, batch_size, max_iter,
                 on_epoch, callbacks,
             )  # fmt: skip
-            outcome = run.train()
+
+    def _conclude(self, run: Run, outcome: dict[str, Any], incremental: bool) -> None:
+        """Say how a training ended, and leave what belongs to its best epoch."""
         self.stopped_ = outcome["stopped"]
         if self.verbose:
             print_stop(self)
         to_the_end = incremental or not isinstance(self._optimizer.schedule, str)  # a schedule is made for all epochs
         why = run.diagnosis(outcome) if self.stopped_ == "not_finite" else ""
-        conclude(outcome, parameters, self.early_stopping, None if to_the_end else self.max_iter, why)
+        conclude(outcome, run.parameters, self.early_stopping, None if to_the_end else self.max_iter, why)
         if self.early_stopping:
-            self._optimizer.start_average(parameters)
-        self._calibrate_held_out(held_out)
+            self._optimizer.start_average(run.parameters)
+        self._calibrate_held_out(run.held_out)
 
     def _check_calibration(self, held_out: HeldOut | None, incremental: bool) -> None:
         """Raise if the estimator shall be calibrated after a training without rows for that."""

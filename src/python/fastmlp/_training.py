@@ -112,6 +112,13 @@ def conclude(
         )
 
 
+def refuse_non_finite(parameters: NDArray[Any]) -> None:
+    """Raise if a training has left parameters that are not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):  # a finite sum has finite terms, and needs no room
+        if not np.isfinite(parameters.sum()) and not np.isfinite(parameters).all():
+            raise ValueError(NOT_FINITE)
+
+
 @dataclass
 class LbfgsOutcome:
     """Where L-BFGS ended: the loss as scikit-learn reports it, and the number of iterations."""

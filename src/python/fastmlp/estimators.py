@@ -45,8 +45,8 @@ from fastmlp._parameters import array_shapes
 from fastmlp._placement import Placement, keeps_what_was_learned
 from fastmlp._saving import Saving
 from fastmlp._scikit_learn_callbacks import CallbackSupportMixin, with_callbacks
-from fastmlp._solvers import Solvers
-from fastmlp._training import NOT_FINITE, core_data
+from fastmlp._solvers import Solvers, Start
+from fastmlp._training import core_data, refuse_non_finite
 from fastmlp._validation import (
     core_array,
     hidden_activations,
@@ -244,6 +244,25 @@ class BaseMLP(
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         gpu = self._check_device(X, validation[0])
+        if groups is not None and (self.solver == "lbfgs" or not self.early_stopping or validation[0] is not None):
+            raise ValueError("groups are for the splitter of early_stopping=True, which is not used here")
+        start = self._begin(X, y, sample_weight, groups, incremental, check_random_state(self.random_state))
+        dtype = np.dtype(np.float64) if self.solver == "lbfgs" else start.parameters.dtype
+        gpu = self._place(gpu, start.network, start.X, validation[0], dtype, 1 if incremental else self.max_iter)
+        engine = make_engine(start.network, dtype, self.n_jobs, batch_loss(self.loss), gpu)
+        forget_calibration(self)
+        held_out = self._own_validation(validation, dtype)
+        if self.solver == "lbfgs":
+            self._fit_lbfgs(engine, start.parameters, start.data)
+        else:
+            self._fit_stochastic(engine, start, held_out, incremental)
+        refuse_non_finite(start.parameters)
+        return self
+
+    def _begin(
+        self, X: Any, y: Any, sample_weight: Any, groups: Any, incremental: bool, random_state: np.random.RandomState
+    ) -> Start:
+        """Check parameters and data, and learn from them all that is known before the first step."""
         hidden = unit_counts(self.hidden_layer_sizes, "hidden_layer_sizes")
         hidden_activations(self.activation, len(hidden))
         hidden_normalizations(self.normalization, len(hidden))
@@ -251,8 +270,6 @@ class BaseMLP(
         initialization_rules(self.initialization, len(hidden) + 1)
         loss_numbers(self.loss, self.loss_parameters)  # refuses what the loss does not know, before all work
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        if groups is not None and (self.solver == "lbfgs" or not self.early_stopping or validation[0] is not None):
-            raise ValueError("groups are for the splitter of early_stopping=True, which is not used here")
         metrics_by_name(self.eval_metric, self._score_name)
         as_callbacks(self.callbacks)
         y, sample_weight = self._on_host(y, "y"), self._on_host(sample_weight, "sample_weight")
@@ -262,7 +279,7 @@ class BaseMLP(
         y = self._encode(labels)
         sample_weight = self._weights(X, y, sample_weight, incremental)
         given = UserData(given_X, labels, sample_weight, None if groups is None else np.asarray(groups))
-        self._random_state = check_random_state(self.random_state)
+        self._random_state = random_state
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
             self.out_activation_ = self._first_output_activation()
@@ -275,19 +292,7 @@ class BaseMLP(
             self._initialize(network, X.dtype)
         parameters = self._own_parameters(network, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
-        gpu = self._place(gpu, network, X, validation[0], dtype, 1 if incremental else self.max_iter)
-        engine = make_engine(network, dtype, self.n_jobs, batch_loss(self.loss), gpu)
-        forget_calibration(self)
-        data = core_data(X, y, sample_weight, dtype)
-        held_out = self._own_validation(validation, dtype)
-        if self.solver == "lbfgs":
-            self._fit_lbfgs(engine, parameters, data)
-        else:
-            self._fit_stochastic(engine, network, parameters, data, given, held_out, incremental)
-        with np.errstate(over="ignore", invalid="ignore"):  # a finite sum has finite terms, and needs no room
-            if not np.isfinite(parameters.sum()) and not np.isfinite(parameters).all():
-                raise ValueError(NOT_FINITE)
-        return self
+        return Start(network, parameters, X, core_data(X, y, sample_weight, dtype), given)
 
     def _weights(self, X: Any, y: NDArray[Any], sample_weight: Any, incremental: bool) -> NDArray[Any] | None:
         """Return the weights of samples, those of their classes included; None if all are 1."""

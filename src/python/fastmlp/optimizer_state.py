@@ -130,6 +130,11 @@ class OptimizerState:
             "ema_decay": self.ema_decay,
         }
 
+    @property
+    def asks_for_progress(self) -> bool:
+        """Whether learning rates depend on losses, beyond what the core's own schedules do."""
+        return not isinstance(self.schedule, str) and plateau_of(self.schedule) is not None
+
     def rates(self, n_steps: int) -> Callable[[int, int, int], NDArray[np.float64]] | None:
         """Return what the core asks for the learning rates of an epoch, in a training of ``n_steps`` steps."""
         schedule = self.schedule

@@ -30,7 +30,7 @@ FASTMLP_DEVICE void describe_model(const FusedPlan& plan, const FitData& data, F
     p.slots[s] = s >= data.n_slots ? nullptr : shared ? shared + (2 + s) * n : model.slots[s];
   to.batch.X = data.X;
   to.batch.stride = data.stride;
-  to.batch.targets = data.targets;
+  to.batch.targets = model.targets;
   to.batch.loss = data.loss;
   to.batch.state = &model.state;
 }
@@ -97,7 +97,7 @@ FASTMLP_KERNEL __launch_bounds__(fused_threads, 1)
   for (int s = 0; s < data.n_slots; ++s) copy_numbers(model.slots[s], p.slots[s], p.n);
   __syncthreads();
   block.load_weights(p.w);
-  for (int epoch = 0; epoch < data.n_epochs && model.goes_on(); ++epoch) {
+  for (int epoch = 0; epoch < model.n_epochs && model.goes_on(); ++epoch) {
     double sum = 0; // of losses and penalties, times rows
     for (int first = 0; first < model.n_rows && model.goes_on(); first += model.batch_size) {
       const int left = model.n_rows - first, n = left < model.batch_size ? left : model.batch_size;
