@@ -138,8 +138,8 @@ py::dict config() {
   d["build_type"] = FASTMLP_BUILD_TYPE;
   d["instruction_sets"] = instruction_sets();
   d["instruction_set"] = kernels<float>().name;
-  d["few_parameters"] = py::dict(py::arg("most") = few_parameters,
-                                 py::arg("instruction_set") = kernels_for<float>(few_parameters).name);
+  d["few_parameters"] =
+      py::dict(py::arg("most") = few_parameters, py::arg("instruction_set") = kernels_for<float>(few_parameters).name);
   d["panel_rows"] = py::dict(py::arg("float32") = kernels<float>().rows, py::arg("float64") = kernels<double>().rows);
 #ifdef _OPENMP
   d["openmp"] = _OPENMP;
