@@ -202,7 +202,7 @@ _KERNEL_SECONDS, _START_SECONDS = 2e-6, 1.0
 
 def estimated_seconds(work: Work, n_threads: int) -> tuple[float, float]:
     """Return what a training may take at most on the CPU and on a GPU."""
-    kernels = 3 * (len(work.layer_sizes) - 1) + 4
+    kernels = 2 * len(work.layer_sizes)  # one after the other
     on_gpu = kernels * _KERNEL_SECONDS + work.operations / _GPU_RATE
     return work.n_steps * work.operations / (_CPU_RATE * n_threads), _START_SECONDS + work.n_steps * on_gpu
 
