@@ -191,7 +191,7 @@ private:
       compute_deltas({rows, 0, batch_size}, p, std::min(panels_per_block, end - p), own, lap);
     const bool shared = tiles.is_shared(space, batch_size, team);
     if (shared) tiles.gradients_for_other(space, batch_size, team);
-    lap(gradient[0]);
+    lap(gradient[0]); // of all layers
     team.barrier();
     lap(wait);
     const Step<T> step(state.rule, 1000);
