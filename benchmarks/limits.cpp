@@ -43,6 +43,7 @@ public:
     p.M = weights.data();
     p.in = in.data();
     p.out = out.data();
+    p.a = p.out;
     p.bias = transposed ? nullptr : weights.data();
     p.n_in = std::min(n_in, transposed ? 192 : 256);
     p.n_out = std::min(n_out, 192);

@@ -237,7 +237,7 @@ private:
       propagation.forward(space, l, block);
       lap(forward[l]);
       if (l + 1 == last) break;
-      propagation.to_columns(space, space.panels[l + 1], l + 1, block, space.columns[l + 1]);
+      propagation.keep_inputs(space, l + 1, block);
       lap(columns);
     }
     for (int panel = first; panel < end; ++panel)

@@ -60,6 +60,11 @@ def assert_same_bits(net, batch_size, dtype, optimizer="adam", forms=(np.asarray
         assert found == first, f"{n_threads} threads leave other bits than one"
 
 
+def as_sparse(X):
+    rows = csr_array(X)
+    return rows.data, rows.indices.astype(np.int32), rows.indptr.astype(np.int64), X.shape[1]
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_of_the_benchmarks_networks(name, dtype):
     layer_sizes, batch_size = NETWORKS[name]
@@ -70,13 +75,16 @@ def test_of_the_benchmarks_networks(name, dtype):
 @pytest.mark.parametrize("clip_norm", [np.inf, 0.1])
 def test_of_halved_batches(clip_norm, dtype, instruction_set):
     """Rows enough for the gradient to be a sum of two halves: dense and sparse, also where it is shortened."""
-
-    def as_sparse(X):
-        rows = csr_array(X)
-        return rows.data, rows.indices.astype(np.int32), rows.indptr.astype(np.int64), X.shape[1]
-
     net = reference.Net((64, 40, 5), ("relu",), "log_loss")
     assert_same_bits(net, 600, dtype, forms=(np.asarray, as_sparse), clip_norm=clip_norm)
+
+
+@pytest.mark.parametrize("layer_sizes", [(4, 100, 3), (40, 2), (1, 33, 1), (20, 70, 4, 70, 2)])
+@pytest.mark.parametrize("batch_size", [5, 90, 1000])  # the longest is halved
+def test_of_narrow_layers(layer_sizes, batch_size, dtype, instruction_set):
+    """Few inputs or few neurons: their weight gradient goes along the rows, for sparse rows too."""
+    net = reference.Net(layer_sizes, ("leaky_relu",) * (len(layer_sizes) - 2), "squared_error")
+    assert_same_bits(net, batch_size, dtype, forms=(np.asarray, as_sparse))
 
 
 def test_gradient_of_a_halved_batch_is_the_mean_of_its_parts(dtype, instruction_set):

@@ -104,8 +104,14 @@ template <class T> struct Check {
       product.ldm = padded(n_out);
       product.bias = nullptr;
       if (!needs_z) product.z = nullptr;
+      Array<T> apart(out.size());
+      product.a = out.data();
+      product.out = apart.data();
       k.backward(product, scratch.data());
-      check_close(units(out, n_out), deltas, named("backward", n_in, n_out, name.c_str()));
+      check_close(units(apart, n_out), deltas, named("backward", n_in, n_out, name.c_str()));
+      product.out = out.data();
+      k.backward(product, scratch.data());
+      check(units(out, n_out) == units(apart, n_out), named("backward in place", n_in, n_out, name.c_str()));
     }
   }
 
@@ -156,13 +162,34 @@ template <class T> struct Check {
     check(same, named("forward_row", product.n_in, product.n_out, Activations::names()[product.activation].c_str()));
   }
 
+  // What `compute(adds, G)` makes of G, where whole registers of columns must be finite: the optimizer takes them.
+  template <class F>
+  void weight_gradient(int n, int n_columns, const std::vector<double>& expected, const char* name, F&& compute) {
+    Array<T> G(std::size_t(n) * R, std::numeric_limits<T>::quiet_NaN()), weights;
+    compute(false, G.data());
+    Array<T> twice = G;
+    compute(true, twice.data());
+    bool adds = true, is_finite = true;
+    for (int neuron = 0; neuron < n; ++neuron) {
+      for (int f = 0; f < n_columns; ++f) adds = adds && twice[neuron * R + f] == 2 * G[neuron * R + f];
+      for (int f = 0; f < (n_columns + R / 2 - 1) / (R / 2) * (R / 2); ++f)
+        is_finite = is_finite && std::isfinite(G[neuron * R + f]);
+      weights.insert(weights.end(), &G[neuron * R], &G[neuron * R] + n_columns);
+    }
+    check(adds, named("adding", n_columns, n, name));
+    check(is_finite, named("padding", n_columns, n, name));
+    check_close(weights, expected, named(name, n_columns, n));
+  }
+
   // A tile of `n` neurons by `n_columns` inputs; the last panel lacks a row.
   void gradients(int n, int n_columns) {
     n = std::min(n, k.tile_rows);
     const int n_rows = n_panels * R - 1;
     const std::ptrdiff_t stride = padded(n) * R;
-    Array<T> deltas = numbers.array(n_panels * stride), G(std::size_t(n) * R), weights, g(padded(n));
+    Array<T> deltas = numbers.array(n_panels * stride), g(padded(n)), inputs(n_panels * R * R);
     const Array<T> columns = numbers.array(n_panels * R * R);
+    for (int row = 0; row < n_panels * R; ++row)
+      for (int f = 0; f < n_columns; ++f) inputs[(row / R * R + f) * R + row % R] = columns[row * R + f];
     for (int neuron = 0; neuron < n; ++neuron) deltas[(n_panels - 1) * stride + neuron * R + R - 1] = 0;
     std::vector<double> expected(std::size_t(n) * n_columns), expected_bias(n);
     for (int row = 0; row < n_rows; ++row)
@@ -171,20 +198,18 @@ template <class T> struct Check {
         expected_bias[neuron] += delta;
         for (int f = 0; f < n_columns; ++f) expected[neuron * n_columns + f] += delta * double(columns[row * R + f]);
       }
-    k.weight_gradient(deltas.data(), stride, columns.data(), n_rows, n, n_columns, false, G.data());
+    weight_gradient(n, n_columns, expected, "weight_gradient", [&](bool adds, T* G) {
+      k.weight_gradient(deltas.data(), stride, columns.data(), n_rows, n, n_columns, adds, G);
+    });
+    if (std::min(n, n_columns) <= few_units)
+      weight_gradient(n, n_columns, expected, "weight_gradient_along_rows", [&](bool adds, T* G) {
+        k.weight_gradient_along_rows(deltas.data(), stride, inputs.data(), R * R, n_panels, n, n_columns, adds, G);
+      });
     const auto doubled = [](Array<T> once, const Array<T>& twice) {
       for (T& sum : once) sum += sum;
       return once == twice;
     };
-    Array<T> twice = G;
-    k.weight_gradient(deltas.data(), stride, columns.data(), n_rows, n, n_columns, true, twice.data());
-    bool adds = true;
-    for (int neuron = 0; neuron < n; ++neuron)
-      for (int f = 0; f < n_columns; ++f) adds = adds && twice[neuron * R + f] == 2 * G[neuron * R + f];
-    check(adds, named("weight_gradient that adds", n_columns, n));
-    for (int neuron = 0; neuron < n; ++neuron)
-      weights.insert(weights.end(), &G[neuron * R], &G[neuron * R] + n_columns);
-    check_close(weights, expected, named("weight_gradient", n_columns, n));
+    Array<T> twice;
     k.bias_gradient(deltas.data(), stride, n_panels, n, false, g.data());
     twice = g;
     k.bias_gradient(deltas.data(), stride, n_panels, n, true, twice.data());
@@ -279,11 +304,12 @@ template <class T> void test_kernels() {
   Check<T> run;
   for (int n : sizes) {
     run.gather(n);
-    for (int n_columns : {1, run.R}) run.gradients(n, n_columns);
+    for (int n_columns : {1, 2, 3, 4, run.R - 1, run.R}) run.gradients(n, n_columns);
     for (int n_out : sizes) run.products(n, n_out);
     for (int optimizer = 0; optimizer < Optimizers::size; ++optimizer)
       for (bool extras : {false, true}) run.update(optimizer, n, extras);
   }
+  for (int n : {2, 3, 4}) run.gradients(n, run.R);
   for (int n_targets : {1, 3, 10}) {
     for (const std::string& name : Losses::names()) run.loss({name, {}}, n_targets);
     run.loss({"log_loss", {0.1}}, n_targets); // smoothed labels

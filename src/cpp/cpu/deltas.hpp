@@ -106,7 +106,7 @@ private:
   void forward(const Block<T>& block, int from, int to) {
     for (int l = from; l < to; ++l) {
       propagation.activate(space, l, block);
-      if (l > 0) propagation.to_columns(space, space.panels[l], l, block, space.columns[l]);
+      propagation.keep_inputs(space, l, block);
       propagation.forward(space, l, block);
     }
   }
@@ -139,7 +139,7 @@ private:
   // From the deltas of layer `from` to those of layer `to`, or of the first.
   void backward(const Block<T>& block, int from, int to) {
     for (int l = from - 1; l > 0 && l >= to; --l) propagation.backward(space, l, block);
-    if (to == 0 && space.sparse) propagation.to_columns(space, space.panels[1], 1, block, space.first_deltas.data());
+    if (to == 0 && space.sparse) propagation.to_columns(space, space.deltas[1], 1, block, space.first_deltas.data());
   }
 
   // --- statistics of units over the rows, each thread for some units; sums in the order of the panels ----------------

@@ -148,14 +148,14 @@ public:
 private:
   void prepare_inference(const T* parameters, const Matrix<T>& X) {
     if (parameters) set_parameters(parameters);
-    if (X.indptr) layers[0].keep_transpose(R);
+    if (propagation.enters_sparse(X)) layers[0].keep_transpose(R);
     propagation.use_running_statistics();
   }
 
   // Buffers for steps of `rows` rows, parts of batches of `n_rows`; returns how many threads to use.
   int prepare(std::int64_t rows, const Dataset<T>& data, std::int64_t n_rows) {
-    const bool sparse = data.X.indptr != nullptr;
-    if (sparse && network.dropout[0] > 0) throw std::invalid_argument("dropout of the inputs needs a dense X");
+    const bool sparse = propagation.enters_sparse(data.X);
+    if (data.X.indptr && network.dropout[0] > 0) throw std::invalid_argument("dropout of the inputs needs a dense X");
     deltas.prepare(int(rows), sparse, data.loss ? n_rows : 0);
     const int n_threads =
         int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),

@@ -34,6 +34,18 @@ FASTMLP_INLINE void gather_rest(const T* const* x, int k, int rest, T* panel, T*
     for (int i = 0; i < r; i += W) transpose_lanes(panel + j * r + i, r, columns + i * r + j, r);
 }
 
+// Rows shorter than a register, number by number.
+template <class T> void gather_short(const T* const* x, int k, T* panel, T* columns) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  const Vec<T> zero = splat<Vec<T>>(T(0));
+  for (int i = 0; i < r; ++i)
+    for (int j = 0; j < k; ++j) panel[j * r + i] = x[i][j];
+  for (int j = k * r; j < r * r; j += W) store(panel + j, zero);
+  if (!columns) return;
+  for (int i = 0; i < r; i += W) transpose_lanes(panel + i, r, columns + i * r, r);
+  for (int i = 0; i < r; ++i) store(columns + i * r + W, zero);
+}
+
 // Block by block of R features, so that all that is written lies together; the rows of the next panel are fetched from
 // memory meanwhile: shuffled rows are where no hardware expects them. `columns` may be null.
 template <class T>
@@ -41,14 +53,18 @@ void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_
             T* panel, T* columns, std::ptrdiff_t column_stride) {
   constexpr int W = lane_count<T>, r = R<T>, line = 64 / int(sizeof(T));
   const T *x[r], *next[r];
+  for (int i = 0; i < r; ++i) {
+    x[i] = X + row_number(rows, first, i < n ? i : n - 1) * ld;
+    next[i] = n_next > 0 ? X + row_number(rows, first, n + (i < n_next ? i : n_next - 1)) * ld : x[i];
+  }
+  if (k < W) {
+    for (int i = 0; i < r; ++i) prefetch(next[i]);
+    return gather_short(x, k, panel, columns);
+  }
   T block[r * r];
   if (!columns) {
     columns = block;
     column_stride = 0;
-  }
-  for (int i = 0; i < r; ++i) {
-    x[i] = X + row_number(rows, first, i < n ? i : n - 1) * ld;
-    next[i] = n_next > 0 ? X + row_number(rows, first, n + (i < n_next ? i : n_next - 1)) * ld : x[i];
   }
   for (int f = 0; f < k; f += r, columns += column_stride, panel += r * r) {
     if (n_next > 0)
@@ -60,12 +76,9 @@ void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_
         store(columns + i * r, load(x[i] + f));
         store(columns + i * r + W, load(x[i] + f + W));
       }
-    } else if (k >= W) {
+    } else {
       if (rest <= W) return gather_rest<W>(x, k, rest, panel, columns);
       return gather_rest<r>(x, k, rest, panel, columns);
-    } else {
-      for (int i = 0; i < r; ++i)
-        for (int j = 0; j < r; ++j) columns[i * r + j] = j < rest ? x[i][f + j] : T(0);
     }
     transpose_block(columns, panel);
   }

@@ -23,7 +23,7 @@ public:
     std::vector<Room> rooms;
     for (int i = 0; i < n_threads; ++i)
       rooms.push_back(
-          room(int(std::min<std::int64_t>(n_panels, panels_per_block)), X.indptr != nullptr, n_vectors > 1));
+          room(int(std::min<std::int64_t>(n_panels, panels_per_block)), propagation.enters_sparse(X), n_vectors > 1));
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       const std::int64_t end = part(n_panels, team, 1);
@@ -105,7 +105,7 @@ private:
     PanelProduct<T> product{};
     product.M = layers[0].w;
     product.ldm = layers[0].ldw;
-    product.in = space.panels[1];
+    product.in = space.deltas[1];
     product.in_stride = space.panel_stride[1];
     product.out = room.gradients.data();
     product.out_stride = inputs_stride;

@@ -34,8 +34,9 @@ template <class T> struct PanelProduct {
   const T* bias;            // [n_out] or null for 0
   const T* in;              // panels of n_in features
   std::ptrdiff_t in_stride; // from panel to panel
-  T* out;                   // panels of n_out features; backward: holds the activations and receives the deltas
+  T* out;                   // panels of n_out features
   std::ptrdiff_t out_stride;
+  const T* a;      // backward: panels of activations, in place of which deltas may go (same stride as out)
   T* z;            // panels of pre-activations (same stride as out): written forward, read backward; may be null
   const T* addend; // panels added to the result (same stride as out); may be null. Then there is no activation
   int n_in, n_out, n_panels;
@@ -139,6 +140,10 @@ template <class T> struct Kernels {
   // `delta_stride` apart. With `adds` G gets the finished sum on top of what it holds.
   void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n,
                           int n_columns, bool adds, T* G);
+  // The same from panels of inputs, one product along the rows for each weight: for layers of few inputs or few
+  // neurons, which need no columns then.
+  void (*weight_gradient_along_rows)(const T* delta, std::ptrdiff_t delta_stride, const T* inputs,
+                                     std::ptrdiff_t input_stride, int n_panels, int n, int n_columns, bool adds, T* G);
   void (*bias_gradient)(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, bool adds, T* g);
   void (*add)(const T* addend, std::ptrdiff_t n, T* sum); // n a multiple of the lanes
 
@@ -165,6 +170,7 @@ template <class T> struct Kernels {
   double (*multiply_adds)(long rounds); // runs independent multiply-adds, returns how many operations: the peak rate
 };
 
+constexpr int few_units = 4;                       // of a layer whose weight gradient goes along the rows
 constexpr std::ptrdiff_t few_parameters = 1 << 15; // so many, with what an optimizer keeps, are in the level-2 cache
 
 // The kernel set in use, and the one for a network of so many parameters: where wide registers are no faster, those of

@@ -90,9 +90,10 @@ template <class T> struct Layer {
   Statistics statistics;
   bool centred;
   double dropout;
-  bool has_skip; // what is below joins the sums; through `projection` if widths differ
-  bool is_fused; // the product applies the activation, as there is nothing else to do
-  bool keeps_z;  // pre-activations are needed later
+  bool has_skip;  // what is below joins the sums; through `projection` if widths differ
+  bool is_fused;  // the product applies the activation, as there is nothing else to do
+  bool keeps_z;   // pre-activations are needed later
+  bool is_narrow; // few inputs or neurons, and the inputs can be kept: the weight gradient goes along the rows
   std::ptrdiff_t ldw, ldt;
   T *w, *b; // [n_out][ldw], [n_out], rows padded to R with zeros
   T *projection, *scale, *offset, *running_mean, *running_variance; // null where there is none
@@ -118,8 +119,9 @@ template <class T> struct Layer {
 template <class T> struct Workspace {
   int capacity = 0;            // rows, a multiple of R
   AlignedPieces<T> panels;     // per layer of units, input first
+  std::vector<T*> deltas;      // of the same units: in place of them, unless a narrow layer above needs both
   AlignedPieces<T> z;          // pre-activations, where kept
-  AlignedPieces<T> columns;    // per layer of weights: its input, transposed
+  AlignedPieces<T> columns;    // per layer of weights: its input, transposed, unless it is narrow
   AlignedPieces<T> z_columns;  // and the pre-activations below, for projections
   AlignedPieces<T> statistics; // per layer of units and panel: mean and inverse deviation of its rows, [R] each
   AlignedPieces<T> sums;       // per layer of units and panel: moments of units, then gradients of scale and offset
@@ -131,27 +133,33 @@ template <class T> struct Workspace {
   bool sparse = false, training = false; // without training there is no room for what only gradients need
 
   Workspace() = default;
-  // Sparse input is read where it lies: it gets no panels, but room for the first layer's whole gradient.
+  // Sparse input is read where it lies, unless the first layer is narrow: it gets no panels, but room for the layer's
+  // whole gradient.
   Workspace(const Network& network, const std::vector<Layer<T>>& layers, int R, int rows, bool sparse, bool training)
       : capacity(int(round_up(rows, R))), column_stride(std::ptrdiff_t(capacity) * R), panel_loss(capacity / R),
         sparse(sparse), training(training) {
-    std::vector<std::size_t> panel_sizes, z_sizes, column_sizes, z_column_sizes, statistics_sizes, sums_sizes;
+    std::vector<std::size_t> panel_sizes, delta_sizes, z_sizes, column_sizes, z_column_sizes, statistics_sizes,
+        sums_sizes;
     for (std::size_t l = 0; l < network.sizes.size(); ++l) {
       const std::ptrdiff_t padded = round_up(network.sizes[l], R);
       panel_stride.push_back(l == 0 && sparse ? 0 : padded * R);
       const Layer<T>* below = l > 0 ? &layers[l - 1] : nullptr;
       const std::size_t size = l == 0 && sparse ? 0 : std::size_t(capacity) * padded;
-      const bool fused = !below || below->is_fused, projects = l < layers.size() && layers[l].projection;
+      const bool fused = !below || below->is_fused, feeds = training && l < layers.size();
+      const bool projects = feeds && layers[l].projection, is_narrow = feeds && layers[l].is_narrow;
       panel_sizes.push_back(size);
+      delta_sizes.push_back(is_narrow && l > 0 ? size : 0);
       z_sizes.push_back(below && (training ? below->keeps_z : !fused) ? size : 0);
-      column_sizes.push_back(training && l < layers.size() ? size : 0);
-      z_column_sizes.push_back(training && projects ? size : 0);
+      column_sizes.push_back(feeds && !is_narrow ? size : 0);
+      z_column_sizes.push_back(projects ? size : 0);
       statistics_sizes.push_back(!fused && below->statistics == Statistics::of_rows ? std::size_t(2 * capacity) : 0);
       sums_sizes.push_back(training && !fused && below->statistics != Statistics::none
                                ? std::size_t(capacity / R) * 2 * std::size_t(below->n_out)
                                : 0);
     }
     panels = AlignedPieces<T>(panel_sizes);
+    apart = AlignedPieces<T>(delta_sizes);
+    for (std::size_t l = 0; l < panel_sizes.size(); ++l) deltas.push_back(delta_sizes[l] > 0 ? apart[l] : panels[l]);
     z = AlignedPieces<T>(z_sizes);
     columns = AlignedPieces<T>(column_sizes);
     z_columns = AlignedPieces<T>(z_column_sizes);
@@ -165,6 +173,9 @@ template <class T> struct Workspace {
     first_deltas = AlignedArray<T>(std::size_t(capacity) * round_up(layers[0].n_out, R));
     first_gradient = AlignedArray<T>(std::size_t(round_up(layers[0].n_in, R) * layers[0].ldt));
   }
+
+private:
+  AlignedPieces<T> apart; // deltas that are not in place of their units
 };
 
 } // namespace fastmlp

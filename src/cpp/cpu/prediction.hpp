@@ -161,7 +161,7 @@ private:
     std::vector<AlignedArray<T>> scratch;
     for (int i = 0; i < n_threads; ++i) {
       spaces.emplace_back(network, propagation.layers, R, int(std::min<std::int64_t>(n_panels, panels_at_once)) * R,
-                          X.indptr != nullptr, false);
+                          propagation.enters_sparse(X), false);
       scratch.emplace_back(kernels.scratch_size(panels_at_once, network.sizes[1]));
     }
     std::atomic<bool> accepted{true};

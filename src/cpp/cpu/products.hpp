@@ -157,13 +157,15 @@ template <class A, class T> struct Activate {
   }
 };
 
-// Sums of deltas times the slope, in place of the activation.
+// Sums of deltas times the slope.
 template <class A, class T> struct Differentiate {
   static constexpr bool in_registers = true;
-  T *out, *z;
-  Differentiate(const PanelProduct<T>& p, std::ptrdiff_t at) : out(p.out + at), z(p.z ? p.z + at : nullptr) {}
+  T* out;
+  const T *a, *z;
+  Differentiate(const PanelProduct<T>& p, std::ptrdiff_t at)
+      : out(p.out + at), a(p.a + at), z(p.z ? p.z + at : nullptr) {}
   __attribute__((always_inline)) void operator()(int i, Vec<T> sums) const {
-    const Vec<T> value = load(out + i), input = z ? load(z + i) : value;
+    const Vec<T> value = load(a + i), input = z ? load(z + i) : value;
     store(out + i, sums * A::slope(input, value));
   }
 };
@@ -282,6 +284,68 @@ void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* colum
     weight_gradient_of<2>(delta, delta_stride, columns, n_rows, n, adds, G);
 }
 
+// The sum of the lanes of each of as many registers as one has lanes, in the order of the lanes.
+template <class T> FASTMLP_INLINE Vec<T> sums_of_lanes(Vec<T>* v) {
+  butterfly<T>(v);
+  Vec<T> sum = v[0];
+  for (int i = 1; i < lane_count<T>; ++i) sum += v[i];
+  return sum;
+}
+
+// Sums over the rows of the products of `few` features with as many others as fill registers, one lane for each pair.
+template <int few, class T> struct Pairs {
+  static constexpr int W = lane_count<T>, many = few < 4 ? (few == 1 ? W : W / 2) : W >= 4 ? W / 4 : 1;
+  static constexpr int registers = (few * many + W - 1) / W * W;
+  T lanes[registers];
+
+  void sum(const T* first, std::ptrdiff_t first_stride, const T* second, std::ptrdiff_t second_stride, int n_panels) {
+    constexpr int r = R<T>;
+    Vec<T> sums[registers];
+    FASTMLP_UNROLL
+    for (int k = 0; k < registers; ++k) sums[k] = splat<Vec<T>>(T(0));
+    for (int panel = 0; panel < n_panels; ++panel, first += first_stride, second += second_stride) {
+      FASTMLP_UNROLL
+      for (int half = 0; half < r; half += W) {
+        Vec<T> a[few];
+        FASTMLP_UNROLL
+        for (int i = 0; i < few; ++i) a[i] = load(first + i * r + half);
+        FASTMLP_UNROLL
+        for (int j = 0; j < many; ++j) {
+          const Vec<T> b = load(second + j * r + half);
+          FASTMLP_UNROLL
+          for (int i = 0; i < few; ++i) sums[j * few + i] += a[i] * b;
+        }
+      }
+    }
+    FASTMLP_UNROLL
+    for (int k = 0; k < registers; k += W) store(lanes + k, sums_of_lanes<T>(sums + k));
+  }
+};
+
+template <class T>
+void weight_gradient_along_rows(const T* delta, std::ptrdiff_t delta_stride, const T* inputs,
+                                std::ptrdiff_t input_stride, int n_panels, int n, int n_columns, bool adds, T* G) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  const bool few_inputs = n_columns < n;
+  const int width = (n_columns + W - 1) / W * W; // the optimizer takes whole registers
+  if (!adds)
+    for (int i = 0; i < n; ++i)
+      for (int j = 0; j < width; j += W) store(G + i * r + j, splat<Vec<T>>(T(0)));
+  with_row_count<few_units>(few_inputs ? n_columns : n, [&](auto few) {
+    Pairs<few.value, T> pairs; // features beyond the last are 0, up to a whole panel
+    for (int at = 0; at < (few_inputs ? n : n_columns); at += pairs.many) {
+      if (few_inputs)
+        pairs.sum(inputs, input_stride, delta + at * r, delta_stride, n_panels);
+      else
+        pairs.sum(delta, delta_stride, inputs + at * r, input_stride, n_panels);
+      const int end = smaller(pairs.many, (few_inputs ? n : n_columns) - at);
+      for (int j = 0; j < end; ++j)
+        for (int i = 0; i < few.value; ++i)
+          G[few_inputs ? (at + j) * r + i : i * r + at + j] += pairs.lanes[j * few.value + i];
+    }
+  });
+}
+
 // --- sparse input
 // -----------------------------------------------------------------------------------------------------
 
@@ -329,14 +393,6 @@ void weight_gradient_sparse(const SparseRows<T>& X, const T* deltas, int block, 
       store(g + W, load(g + W) + d1 * x);
     }
   }
-}
-
-// The sum of the lanes of each of as many registers as one has lanes, in the order of the lanes.
-template <class T> FASTMLP_INLINE Vec<T> sums_of_lanes(Vec<T>* v) {
-  butterfly<T>(v);
-  Vec<T> sum = v[0];
-  for (int i = 1; i < lane_count<T>; ++i) sum += v[i];
-  return sum;
 }
 
 // A register of neurons at a time; panels have room for whole ones.

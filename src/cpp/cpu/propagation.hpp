@@ -39,7 +39,7 @@ public:
     const std::int64_t start = rows.first + from * R;
     const std::int64_t left = rows.n - from * R;
     const int n = int(std::min<std::int64_t>(R, left)), n_next = int(std::min<std::int64_t>(R, left - n));
-    if (X.indptr) {
+    if (space.sparse) {
       PanelProduct<T> product = forward_product(space, 0, {to, 1, block.scratch, {}});
       product.M = layers[0].wt.data();
       product.ldm = layers[0].ldt;
@@ -48,12 +48,13 @@ public:
     }
     const bool drops = space.training && network.dropout[0] > 0 && block.dropout.is_set();
     T* panel = space.panels[0] + to * space.panel_stride[0];
-    T* columns = space.training ? space.columns[0] + std::ptrdiff_t(to) * R * R : nullptr;
+    T* columns = space.training && !layers[0].is_narrow ? space.columns[0] + std::ptrdiff_t(to) * R * R : nullptr;
+    if (X.indptr) return scatter(X, {rows.numbers, start, n}, panel);
     kernels.gather(X.data, X.stride, rows.numbers, start, n, n_next, X.n_columns, panel, drops ? nullptr : columns,
                    space.column_stride);
     if (!drops) return;
     kernels.drop(dropout_of(0, to, block), X.n_columns, panel);
-    kernels.panel_to_columns(panel, X.n_columns, columns, space.column_stride);
+    if (columns) kernels.panel_to_columns(panel, X.n_columns, columns, space.column_stride);
   }
 
   // Targets and weights of a panel of rows; rows that are missing in the last panel weigh nothing.
@@ -99,18 +100,15 @@ public:
       kernels.activate(hidden_panel(space, l, panel, block), panel_of(space, l, panel));
   }
 
-  // Deltas of the units of layer l from those of l + 1, in place of the activations; where statistics of units are in
-  // between, without the way through them: see `centre`.
+  // Deltas of the units of layer l from those of l + 1; where statistics of units are in between, without the way
+  // through them: see `centre`.
   void backward(Workspace<T>& space, int l, const Block<T>& block) const {
     const Layer<T>&above = layers[l], &below = layers[l - 1];
     PanelProduct<T> product{};
     product.M = above.w;
     product.ldm = above.ldw;
     if (l > 1) product.next = start_of(below);
-    set_panels(space, l + 1, l, block, product);
-    product.n_in = above.n_out;
-    product.n_out = above.n_in;
-    product.n_panels = block.count;
+    set_deltas(space, l, block, product);
     product.activation = below.activation;
     if (below.is_fused) {
       if (below.keeps_z) product.z = space.z[l] + block.first * product.out_stride;
@@ -123,8 +121,9 @@ public:
     for (int i = 0; i < block.count; ++i) {
       const int panel = block.first + i;
       T* gradients = below.statistics == Statistics::none ? nullptr : sums_of(space, l, panel);
-      kernels.differentiate(hidden_panel(space, l, panel, block), g + i * product.out_stride, panel_of(space, l, panel),
-                            gradients, below.statistics == Statistics::of_units ? nullptr : skip(space, l, panel));
+      kernels.differentiate(hidden_panel(space, l, panel, block), g + i * product.out_stride,
+                            deltas_of(space, l, panel), gradients,
+                            below.statistics == Statistics::of_units ? nullptr : skip(space, l, panel));
     }
     if (below.statistics != Statistics::of_units) add_projected(space, l, block);
   }
@@ -133,8 +132,13 @@ public:
   void centre(Workspace<T>& space, int l, const Block<T>& block, const T* a, const T* b) const {
     for (int panel = block.first; panel < block.first + block.count; ++panel)
       kernels.centre(hidden_panel(space, l, panel, block), space.shares.data() + panel * R, a, b,
-                     panel_of(space, l, panel), skip(space, l, panel));
+                     deltas_of(space, l, panel), skip(space, l, panel));
     add_projected(space, l, block);
+  }
+
+  // What the weight gradient of layer l reads, where that is not the panels.
+  void keep_inputs(Workspace<T>& space, int l, const Block<T>& block) const {
+    if (l > 0 && !layers[l].is_narrow) to_columns(space, space.panels[l], l, block, space.columns[l]);
   }
 
   void to_columns(Workspace<T>& space, const T* panels, int l, const Block<T>& block, T* columns) const {
@@ -168,6 +172,11 @@ public:
   T* panel_of(const Workspace<T>& space, int l, int panel) const {
     return space.panels[l] + panel * space.panel_stride[l];
   }
+  T* deltas_of(const Workspace<T>& space, int l, int panel) const {
+    return space.deltas[l] + panel * space.panel_stride[l];
+  }
+  // Whether rows of X enter through the first product, stored values only.
+  bool enters_sparse(const Matrix<T>& X) const { return X.indptr && !layers[0].is_narrow; }
   // Per unit of layer l and panel: moments of z, or gradients of scale and offset.
   T* sums_of(const Workspace<T>& space, int l, int panel) const {
     return space.sums[l] + std::ptrdiff_t(panel) * 2 * network.sizes[l];
@@ -195,6 +204,7 @@ private:
       });
       Activations::visit(layer.activation, [&](auto entry) { layer.keeps_z = !entry.slope_from_output; });
     }
+    layer.is_narrow = std::min(layer.n_in, layer.n_out) <= few_units && (l == 0 || layers.back().is_fused);
     layer.is_fused = network.is_direct(l) && layer.dropout == 0;
     layer.keeps_z = layer.keeps_z || !layer.is_fused || (!hidden && layer.activation >= 0);
     if (layer.statistics == Statistics::of_units) layer.unit_statistics = AlignedArray<T>(2 * std::size_t(layer.n_out));
@@ -264,11 +274,23 @@ private:
     return product;
   }
 
-  static void set_panels(Workspace<T>& space, int from, int to, const Block<T>& block, PanelProduct<T>& product) {
+  static void set_panels(const Workspace<T>& space, int from, int to, const Block<T>& block, PanelProduct<T>& product) {
     product.in_stride = space.panel_stride[from];
     product.out_stride = space.panel_stride[to];
     product.in = space.panels[from] + block.first * product.in_stride;
     product.out = space.panels[to] + block.first * product.out_stride;
+  }
+
+  // From the deltas of layer l + 1 to those of layer l.
+  void set_deltas(const Workspace<T>& space, int l, const Block<T>& block, PanelProduct<T>& product) const {
+    product.in_stride = space.panel_stride[l + 1];
+    product.out_stride = space.panel_stride[l];
+    product.in = space.deltas[l + 1] + block.first * product.in_stride;
+    product.out = space.deltas[l] + block.first * product.out_stride;
+    product.a = space.panels[l] + block.first * product.out_stride;
+    product.n_in = layers[l].n_out;
+    product.n_out = layers[l].n_in;
+    product.n_panels = block.count;
   }
 
   HiddenPanel<T> hidden_panel(const Workspace<T>& space, int l, int panel, const Block<T>& block) const {
@@ -297,7 +319,7 @@ private:
 
   // Deltas that reach layer l along a skip from above, as they are; null if none do, or through a projection.
   const T* skip(const Workspace<T>& space, int l, int panel) const {
-    return layers[l].has_skip && !layers[l].projection ? panel_of(space, l + 1, panel) : nullptr;
+    return layers[l].has_skip && !layers[l].projection ? deltas_of(space, l + 1, panel) : nullptr;
   }
 
   void add_projected(Workspace<T>& space, int l, const Block<T>& block) const {
@@ -306,12 +328,18 @@ private:
     PanelProduct<T> product{};
     product.M = above.projection;
     product.ldm = above.ldw;
-    set_panels(space, l + 1, l, block, product);
+    set_deltas(space, l, block, product);
     product.addend = product.out;
-    product.n_in = above.n_out;
-    product.n_out = above.n_in;
-    product.n_panels = block.count;
     kernels.backward(product, block.scratch);
+  }
+
+  // The dense rows of a narrow first layer; missing ones repeat the last.
+  void scatter(const Matrix<T>& X, const RowRange& rows, T* panel) const {
+    std::fill_n(panel, round_up(X.n_columns, R) * R, T(0));
+    for (int i = 0; i < R; ++i) {
+      const std::int64_t row = rows[std::min<std::int64_t>(i, rows.n - 1)];
+      for (std::int64_t e = X.indptr[row]; e < X.indptr[row + 1]; ++e) panel[X.indices[e] * R + i] += X.data[e];
+    }
   }
 
   // The weights that the next product begins with, to be fetched ahead; small networks are in the cache.

@@ -264,7 +264,7 @@ private:
     const P& p = parameters[tile.parameter];
     const int above = p.layer + 1, first_panel = first / R, n_panels = (end - first + R - 1) / R;
     const std::ptrdiff_t stride = space.panel_stride[above];
-    const T* delta = space.panels[above] + first_panel * stride + std::ptrdiff_t(tile.first) * R;
+    const T* delta = space.deltas[above] + first_panel * stride + std::ptrdiff_t(tile.first) * R;
     if (p.role == P::bias) // units beyond the last have deltas of 0
       return kernels.bias_gradient(delta, stride, n_panels, int(round_up(tile.n, R / 2)), adds, G);
     if (!p.is_matrix()) {
@@ -282,6 +282,12 @@ private:
       const std::ptrdiff_t ldt = layers[0].ldt;
       const T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
       return kernels.transpose(g, ldt, columns_of(tile), tile.n, G, R);
+    }
+    if (p.role == P::weights && layers[p.layer].is_narrow) {
+      const std::ptrdiff_t input_stride = space.panel_stride[p.layer];
+      const T* inputs = space.panels[p.layer] + first_panel * input_stride + std::ptrdiff_t(tile.column) * R;
+      return kernels.weight_gradient_along_rows(delta, stride, inputs, input_stride, n_panels, tile.n, columns_of(tile),
+                                                adds, G);
     }
     const AlignedPieces<T>& columns = p.role == P::projection ? space.z_columns : space.columns;
     const T* inputs = columns[p.layer] + tile.column / R * space.column_stride + std::ptrdiff_t(first) * R;
