@@ -184,7 +184,7 @@ private:
 
   void run(const Team& team, int i, Laps& lap) {
     T* const own = scratch[team.thread].data();
-    const std::int64_t *rows = state.data.batch(state.position + i), *next = rows + batch_size;
+    const std::int64_t* rows = state.data.batch(state.position + i);
     const int n_panels = (batch_size + R - 1) / R, end = int(part(n_panels, team, 1));
     lap.last = ticks();
     for (int p = int(part(n_panels, team)); p < end; p += panels_per_block)
@@ -195,25 +195,11 @@ private:
     team.barrier();
     lap(wait);
     const Step<T> step(state.rule, 1000);
-    const std::int64_t n_tiles = std::int64_t(tiles.first(team, 1) - tiles.first(team)),
-                       last = std::min(end * R, batch_size);
-    std::int64_t row = part(n_panels, team) * R;
-    const std::int64_t n_rows = (last - row + n_tiles - 1) / n_tiles;
     tiles.for_each_of(team, [&](std::size_t at, const Tile& tile) {
-      tiles.prefetch(at + 1);
-      for (const std::int64_t stop = std::min(row + n_rows, last); row < stop; ++row) {
-        if (state.data.set.labels)
-          __builtin_prefetch(state.data.set.labels + next[row]);
-        else
-          __builtin_prefetch(state.data.set.y + next[row]);
-        for (int column = 0; column < network.n_inputs(); column += 16)
-          __builtin_prefetch(state.data.X.data() + next[row] * network.n_inputs() + column);
-      }
-      lap(ahead);
       if (shared)
         tiles.shared_gradient(space, batch_size, at, team, own);
       else
-        tiles.gradient(space, batch_size, tile, own);
+        tiles.gradient(space, batch_size, at, own);
       const Parameter<T>& parameter = tiles.parameter_of(tile);
       lap(parameter.is_matrix() ? gradient[parameter.layer] : bias);
       tiles.update(at, step, 1e-4, 1.0 / batch_size, own);
@@ -259,7 +245,7 @@ private:
   double cost = 1e9; // ticks that reading the clock takes
   std::vector<std::string> names;
   const int gather = number("gather"), loss = number("loss"), columns = number("columns"), bias = number("bias"),
-            ahead = number("ahead"), wait = number("wait");
+            wait = number("wait");
   const std::vector<int> forward = numbers("forward"), backward = numbers("backward"), gradient = numbers("gradient"),
                          update = numbers("update");
 };

@@ -199,7 +199,7 @@ template <class T> struct Check {
         for (int f = 0; f < n_columns; ++f) expected[neuron * n_columns + f] += delta * double(columns[row * R + f]);
       }
     weight_gradient(n, n_columns, expected, "weight_gradient", [&](bool adds, T* G) {
-      k.weight_gradient(deltas.data(), stride, columns.data(), n_rows, n, n_columns, adds, G);
+      k.weight_gradient(deltas.data(), stride, columns.data(), n_rows, n, n_columns, adds, nullptr, G);
     });
     if (std::min(n, n_columns) <= few_units)
       weight_gradient(n, n_columns, expected, "weight_gradient_along_rows", [&](bool adds, T* G) {

@@ -202,11 +202,7 @@ private:
         // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
         // after.
         const double weight = batch.weight, loss = weight != 0 ? deltas.sum_of_losses(batch) / weight : 0;
-        if (weight != 0 && !std::isnan(loss)) {
-          const std::int64_t after = std::min(first + batch_size, n);
-          step(batch, Batch<T>(data, {order, after, std::min(batch_size, n - after)}, R), rule, ++t, alpha, 1 / weight,
-               team);
-        }
+        if (weight != 0 && !std::isnan(loss)) step(batch, rule, ++t, alpha, 1 / weight, team);
         team.barrier();
         if (team.thread == 0) {
           const double l2 = weight != 0 ? penalty(alpha) / weight : 0;
@@ -252,41 +248,17 @@ private:
     team.barrier();
   }
 
-  // Rows that will be gathered soon, and their targets.
-  void prefetch(const Batch<T>& batch, std::int64_t first, std::int64_t end) const {
-    const Matrix<T>& X = batch.data.X;
-    constexpr int line = 64 / int(sizeof(T));
-    for (std::int64_t row = first; row < end; ++row) {
-      const std::int64_t number = batch.rows[row];
-      if (batch.data.labels)
-        __builtin_prefetch(batch.data.labels + number);
-      else
-        __builtin_prefetch(batch.data.y + number * network.n_targets());
-      const T* x = X.data + number * X.stride;
-      for (int column = 0; column < X.n_columns; column += line) __builtin_prefetch(x + column);
-    }
-  }
-
-  // With each tile the next one is fetched, and some of the rows that this thread will gather for the next batch. Where
-  // the length of the gradient matters, all tiles are kept until it is known.
-  void step(const Batch<T>& batch, const Batch<T>& next, const Rule& rule, long long t, double alpha, double scale,
-            const Team& team) {
+  // Where the length of the gradient matters, all tiles are kept until it is known.
+  void step(const Batch<T>& batch, const Rule& rule, long long t, double alpha, double scale, const Team& team) {
     const Step<T> step(rule, t);
     sparse_gradient(batch, team);
-    const std::int64_t n_tiles = std::int64_t(tiles.first(team, 1) - tiles.first(team));
-    std::int64_t row = part(next.n_panels, team) * R;
-    const std::int64_t end = next.data.X.indptr ? row : std::min(part(next.n_panels, team, 1) * R, next.rows.n),
-                       n_rows = n_tiles ? (end - row + n_tiles - 1) / n_tiles : 0;
     const bool clips = rule.clip_norm < infinity, shared = tiles.is_shared(deltas.space, int(batch.rows.n), team);
-    tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
+    tiles.for_each_of(team, [&](std::size_t i, const Tile&) {
       T* G = clips ? gradients.data() + tiles.gradient_start(i) : scratch[team.thread].data();
-      tiles.prefetch(i + 1);
-      prefetch(next, row, std::min(row + n_rows, end));
-      row += n_rows;
       if (shared)
         tiles.shared_gradient(deltas.space, int(batch.rows.n), i, team, G);
       else
-        tiles.gradient(deltas.space, int(batch.rows.n), tile, G);
+        tiles.gradient(deltas.space, int(batch.rows.n), i, G);
       if (clips)
         tiles.keep_gradient(i, alpha, scale, G);
       else
@@ -305,7 +277,7 @@ private:
     T* G = scratch[team.thread].data();
     tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
       const Parameter<T>& p = tiles.parameter_of(tile);
-      tiles.gradient(deltas.space, int(batch.rows.n), tile, G);
+      tiles.gradient(deltas.space, int(batch.rows.n), i, G);
       if (batch.rows.first > 0)
         for_each_number(p, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
       if (last) tiles.finish_gradient(i, alpha, scale, G);

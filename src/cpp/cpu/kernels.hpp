@@ -137,9 +137,10 @@ template <class T> struct Kernels {
   double (*loss)(const RowLoss& loss, T* z, const T* y, const T* weights);
 
   // G[n][R] = delta[n][:] . columns[:][R] over n_rows rows, the first `n_columns` of each; delta panels are
-  // `delta_stride` apart. With `adds` G gets the finished sum on top of what it holds.
+  // `delta_stride` apart. With `adds` G gets the finished sum on top of what it holds. `next`, a tile that will be
+  // updated soon, is fetched meanwhile; may be null.
   void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n,
-                          int n_columns, bool adds, T* G);
+                          int n_columns, bool adds, const UpdateTile<T>* next, T* G);
   // The same from panels of inputs, one product along the rows for each weight: for layers of few inputs or few
   // neurons, which need no columns then.
   void (*weight_gradient_along_rows)(const T* delta, std::ptrdiff_t delta_stride, const T* inputs,

@@ -93,6 +93,8 @@ template <class T> std::size_t scratch_size(int n_panels, int widest) {
   return dense > sparse ? dense : sparse;
 }
 
+template <class T> constexpr int line = 64 / int(sizeof(T)); // of the cache
+
 // Asks for a region in equal parts, so that the memory works while the processor multiplies.
 template <class T> struct Ahead {
   const Region<T>& region;
@@ -102,9 +104,9 @@ template <class T> struct Ahead {
   Ahead(const Region<T>& region, int n_parts) : region(region), rows_a_part((region.rows + n_parts - 1) / n_parts) {}
 
   __attribute__((always_inline)) void next_part() {
-    constexpr int line = 64 / int(sizeof(T));
     for (const int end = smaller(row + rows_a_part, region.rows); row < end; ++row)
-      for (int column = 0; column < region.columns; column += line) prefetch(region.first + row * region.ld + column);
+      for (int column = 0; column < region.columns; column += line<T>)
+        prefetch(region.first + row * region.ld + column);
   }
 };
 
@@ -218,11 +220,30 @@ template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
   });
 }
 
+// The same for the weights and slots of a tile, which will be written.
+template <class T> struct TileAhead {
+  const UpdateTile<T>* tile;
+  int rows_a_part, row = 0;
+
+  TileAhead(const UpdateTile<T>* tile, int n_parts)
+      : tile(tile), rows_a_part(tile ? (tile->n + n_parts - 1) / n_parts : 0) {}
+
+  __attribute__((always_inline)) void next_part() {
+    if (!tile) return;
+    for (const int end = smaller(row + rows_a_part, tile->n); row < end; ++row) {
+      for (int j = 0; j < tile->n_columns; j += line<T>) {
+        prefetch_to_write(tile->w + row * tile->ldw + j);
+        for (int s = 0; tile->slots[s]; ++s) prefetch_to_write(tile->slots[s] + row * tile->ld_slots + j);
+      }
+    }
+  }
+};
+
 // G[m][R] (+)= delta . columns for m rows and `halves` registers of columns, over consecutive panels. `continues`: the
 // sum begins with G; `adds`: what it comes to is added to G.
 template <int halves, int m_rows, class T>
 FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows,
-                                         bool continues, bool adds, T* G) {
+                                         bool continues, bool adds, TileAhead<T>& ahead, T* G) {
   constexpr int W = lane_count<T>, r = R<T>;
   Vec<T> acc[m_rows][halves];
   FASTMLP_UNROLL
@@ -232,6 +253,9 @@ FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_st
   }
   for (int row = 0; row < n_rows; row += r, delta += delta_stride) {
     const int depth = smaller(r, n_rows - row);
+    ahead.next_part();
+    FASTMLP_UNROLL
+    for (int i = 0; i < m_rows * r; i += line<T>) __builtin_prefetch(delta + delta_stride + i);
     for (int d = 0; d < depth; ++d, columns += r) {
       Vec<T> p[halves];
       FASTMLP_UNROLL
@@ -260,28 +284,29 @@ template <class T> void add(const T* addend, std::ptrdiff_t n, T* sum) {
 
 template <int halves, class T>
 FASTMLP_INLINE void weight_gradient_of(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n,
-                                       bool adds, T* G) {
+                                       bool adds, const UpdateTile<T>* next, T* G) {
   constexpr int r = R<T>, chunk = gradient_chunk<T>, most = register_rows * 2 / halves;
   const RegisterTiles<most> tiles(n);
+  TileAhead<T> ahead(next, tiles.count * ((n_rows + r - 1) / r));
   for (int row = 0; row < n_rows; row += chunk, delta += chunk / r * delta_stride, columns += chunk * r)
     tiles.for_each([&](int neuron, auto count) __attribute__((always_inline)) {
       weight_gradient_tile<halves, count.value>(delta + neuron * r, delta_stride, columns, smaller(chunk, n_rows - row),
-                                                row > 0, adds, G + neuron * r);
+                                                row > 0, adds, ahead, G + neuron * r);
     });
 }
 
 template <class T>
 void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n, int n_columns,
-                     bool adds, T* G) {
+                     bool adds, const UpdateTile<T>* next, T* G) {
   if (adds && n_rows > gradient_chunk<T>) { // the sums of later chunks begin with those of earlier ones
     T sums[tile_rows<T> * 3 / 2 * R<T>];
-    weight_gradient(delta, delta_stride, columns, n_rows, n, n_columns, false, sums);
+    weight_gradient(delta, delta_stride, columns, n_rows, n, n_columns, false, next, sums);
     return add(sums, std::ptrdiff_t(n) * R<T>, G);
   }
   if (n_columns <= lane_count<T>)
-    weight_gradient_of<1>(delta, delta_stride, columns, n_rows, n, adds, G);
+    weight_gradient_of<1>(delta, delta_stride, columns, n_rows, n, adds, next, G);
   else
-    weight_gradient_of<2>(delta, delta_stride, columns, n_rows, n, adds, G);
+    weight_gradient_of<2>(delta, delta_stride, columns, n_rows, n, adds, next, G);
 }
 
 // The sum of the lanes of each of as many registers as one has lanes, in the order of the lanes.

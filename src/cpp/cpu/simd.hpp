@@ -75,6 +75,14 @@ template <class S> FASTMLP_INLINE S rounded(S product) {
 
 // To the level-2 cache: what is asked for is read after some microseconds, not at once.
 FASTMLP_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+// For this core alone: a line that another one has read as well must not be waited for twice.
+FASTMLP_INLINE void prefetch_to_write(const void* p) {
+#if defined(__x86_64__)
+  __asm__ volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p))); // does nothing where it is not known
+#else
+  __builtin_prefetch(p, 1);
+#endif
+}
 
 template <class T> FASTMLP_INLINE T sum_of_lanes(Vec<T> v) {
   T sum = v[0];

@@ -172,13 +172,14 @@ public:
     return is_halved ? (n_rows + R - 1) / R / 2 : 0;
   }
 
-  // Sum over the rows of the batch; for sparse input `space.first_gradient` holds the first layer's.
-  void gradient(const Workspace<T>& space, int n_rows, const Tile& tile, T* G) const {
+  // Of tile i, the sum over the rows of the batch; for sparse input `space.first_gradient` holds the first layer's. The
+  // next tile is fetched meanwhile.
+  void gradient(const Workspace<T>& space, int n_rows, std::size_t i, T* G) const {
     if (const int half = first_half(n_rows)) {
-      gradient_of(space, 0, half * R, tile, false, G);
-      gradient_of(space, half * R, n_rows, tile, true, G);
+      gradient_of(space, 0, half * R, list[i], nullptr, false, G);
+      gradient_of(space, half * R, n_rows, list[i], after(i), true, G);
     } else {
-      gradient_of(space, 0, n_rows, tile, false, G);
+      gradient_of(space, 0, n_rows, list[i], after(i), false, G);
     }
   }
 
@@ -188,12 +189,12 @@ public:
     return team.threads == 2 && first_half(n_rows) > 0 && !space.sparse;
   }
   void gradients_for_other(const Workspace<T>& space, int n_rows, const Team& team) {
-    for_each_of({1 - team.thread, 2, team.meeting}, [&](std::size_t i, const Tile& tile) {
-      gradient_of_half(space, n_rows, tile, team, owed.data() + gradient_starts[i]);
+    for_each_of({1 - team.thread, 2, team.meeting}, [&](std::size_t i, const Tile&) {
+      gradient_of_half(space, n_rows, list[i], nullptr, team, owed.data() + gradient_starts[i]);
     });
   }
   void shared_gradient(const Workspace<T>& space, int n_rows, std::size_t i, const Team& team, T* G) const {
-    gradient_of_half(space, n_rows, list[i], team, G);
+    gradient_of_half(space, n_rows, list[i], after(i), team, G);
     kernels.add(owed.data() + gradient_starts[i], std::ptrdiff_t(gradient_starts[i + 1] - gradient_starts[i]), G);
   }
 
@@ -234,15 +235,6 @@ public:
                         layer.wt.data() + tile.column * layer.ldt + tile.first, layer.ldt);
   }
 
-  void prefetch(std::size_t i) const {
-    if (padded || i >= list.size()) return; // small networks are in the cache
-    const UpdateTile<T>& u = places[i];
-    for (int row = 0; row < u.n; ++row) {
-      __builtin_prefetch(u.w + row * u.ldw, 1);
-      for (std::size_t s = 0; s < slots.size(); ++s) __builtin_prefetch(u.slots[s] + row * u.ld_slots, 1);
-    }
-  }
-
   // Of the weights as they were before the last update, always in the same order.
   double sum_of_squares() const {
     double sum = 0;
@@ -253,13 +245,18 @@ public:
 private:
   int columns_of(const Tile& tile) const { return std::min(R, parameters[tile.parameter].columns - tile.column); }
 
-  void gradient_of_half(const Workspace<T>& space, int n_rows, const Tile& tile, const Team& team, T* G) const {
+  // The tile to be fetched; none of small networks, which are in the cache.
+  const UpdateTile<T>* after(std::size_t i) const { return padded || i + 1 == list.size() ? nullptr : &places[i + 1]; }
+
+  void gradient_of_half(const Workspace<T>& space, int n_rows, const Tile& tile, const UpdateTile<T>* next,
+                        const Team& team, T* G) const {
     const int half = first_half(n_rows) * R;
-    gradient_of(space, team.thread ? half : 0, team.thread ? n_rows : half, tile, false, G);
+    gradient_of(space, team.thread ? half : 0, team.thread ? n_rows : half, tile, next, false, G);
   }
 
   // Sum over the rows from `first`, where a panel begins, to `end`; with `adds` on top of G.
-  void gradient_of(const Workspace<T>& space, int first, int end, const Tile& tile, bool adds, T* G) const {
+  void gradient_of(const Workspace<T>& space, int first, int end, const Tile& tile, const UpdateTile<T>* next,
+                   bool adds, T* G) const {
     using P = Parameter<T>;
     const P& p = parameters[tile.parameter];
     const int above = p.layer + 1, first_panel = first / R, n_panels = (end - first + R - 1) / R;
@@ -291,7 +288,7 @@ private:
     }
     const AlignedPieces<T>& columns = p.role == P::projection ? space.z_columns : space.columns;
     const T* inputs = columns[p.layer] + tile.column / R * space.column_stride + std::ptrdiff_t(first) * R;
-    kernels.weight_gradient(delta, stride, inputs, end - first, tile.n, columns_of(tile), adds, G);
+    kernels.weight_gradient(delta, stride, inputs, end - first, tile.n, columns_of(tile), adds, next, G);
   }
 
   void place() {
