@@ -53,9 +53,12 @@ public:
     return taken * n_panels / p.n_panels * n_in / p.n_in * n_out / p.n_out;
   }
 
-  double gradient(int n, int n_columns, int n_rows) {
-    const int rows = std::min(n_rows, 256);
+  double gradient(int n, int n_columns, int n_rows, bool along_rows) {
+    const int rows = std::min(n_rows, 256), n_panels = (rows + kernels.rows - 1) / kernels.rows;
     const auto call = [&] {
+      if (along_rows)
+        return kernels.weight_gradient_along_rows(weights.data(), 0, in.data(), 0, n_panels, n, n_columns, false,
+                                                  out.data());
       kernels.weight_gradient(weights.data(), 0, in.data(), rows, n, n_columns, false, nullptr, out.data());
     };
     return seconds_of(call) * n_rows / rows;
@@ -86,8 +89,9 @@ void measure_in_cache(const StepInParts& step, Found& found) {
   }
   step.for_each_matrix_tile([&](int layer, const Tile& tile) {
     const int n_columns = std::min(step.R, network.sizes[layer] - tile.column);
-    add(step.name("gradient", layer), std::to_string(tile.n) + "x" + std::to_string(n_columns),
-        [&] { return cache.gradient(tile.n, n_columns, step.batch_size); });
+    const std::string shape = std::to_string(tile.n) + "x" + std::to_string(n_columns);
+    add(step.name("gradient", layer), step.is_narrow(layer) ? shape + " along rows" : shape,
+        [&] { return cache.gradient(tile.n, n_columns, step.batch_size, step.is_narrow(layer)); });
   });
   for (const auto& [part, seconds] : sums) found[part].push_back(seconds);
 }

@@ -157,7 +157,7 @@ def shares(found: Findings) -> dict[str, float]:
     parts = [
         ("products", seconds(one, *PRODUCTS)),
         ("update", seconds(one, "update")),
-        ("gather", seconds(one, "gather", "ahead")),
+        ("gather", seconds(one, "gather")),
         ("others", seconds(one, "columns", "loss", "bias")),
     ]
     least = found["flops"] / rates["multiply_adds 1"]["best"]
@@ -182,7 +182,7 @@ def spent(found: Findings) -> dict[str, float]:
         "products: memory": seconds(one, *PRODUCTS) - products,
         "update: arithmetic": adam,
         "update: memory": seconds(one, "update") - adam,
-        "rows": seconds(one, "gather", "ahead"),
+        "rows": seconds(one, "gather"),
         "transposes": seconds(one, "columns"),
         "loss, targets": seconds(one, "loss"),
         "biases": seconds(one, "bias"),

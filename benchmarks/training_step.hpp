@@ -165,6 +165,8 @@ public:
       if (tiles.parameter_of(tile).is_matrix()) use(tiles.parameter_of(tile).layer, tile);
     });
   }
+  bool is_narrow(int layer) const { return propagation.layers[layer].is_narrow; }
+
   const Network& network;
   const Kernels<T>& kernels;
   const int R, batch_size;

@@ -11,6 +11,7 @@
 #include "hidden_layers.hpp"
 #include "products.hpp"
 #include "simd.hpp"
+#include "weight_gradients.hpp"
 
 namespace fastmlp {
 namespace FASTMLP_ISA {
