@@ -87,6 +87,14 @@ def test_of_narrow_layers(layer_sizes, batch_size, dtype, instruction_set):
     assert_same_bits(net, batch_size, dtype, forms=(np.asarray, as_sparse))
 
 
+@pytest.mark.parametrize("layer_sizes", [(128, 1), (150, 10), (331, 12, 20, 3)])
+@pytest.mark.parametrize("batch_size", [5, 90, 500])  # the longest is halved
+def test_of_rows_in_place(layer_sizes, batch_size, dtype, instruction_set):
+    """A first layer of few neurons and many inputs, which reads the rows of X where they lie."""
+    net = reference.Net(layer_sizes, ("relu",) * (len(layer_sizes) - 2), "squared_error")
+    assert_same_bits(net, batch_size, dtype)
+
+
 def test_gradient_of_a_halved_batch_is_the_mean_of_its_parts(dtype, instruction_set):
     net = reference.Net((64, 40, 5), ("relu",), "log_loss")
     random = np.random.RandomState(2)

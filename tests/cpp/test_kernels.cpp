@@ -162,6 +162,50 @@ template <class T> struct Check {
     check(same, named("forward_row", product.n_in, product.n_out, Activations::names()[product.activation].c_str()));
   }
 
+  // The first layer on rows where they lie, in any order, against the same rows in panels; the last panel lacks a row.
+  void rows_in_place(int n_in, int n_out) {
+    const int n_rows = n_panels * R - 1;
+    const std::ptrdiff_t ld = n_in + 3, ldm = padded(n_in), in_size = ldm * R, out_size = padded(n_out) * R;
+    const Array<T> X = numbers.array(n_rows * ld), bias = numbers.array(padded(n_out));
+    Array<T> M = numbers.array(padded(n_out) * ldm, 1 / std::sqrt(n_in)), in(n_panels * in_size);
+    for (int n = 0; n < n_out; ++n) std::fill(&M[n * ldm + n_in], &M[n * ldm] + ldm, T(0));
+    std::vector<std::int64_t> order(n_rows);
+    for (int i = 0; i < n_rows; ++i) order[i] = (i * std::int64_t(7) + 3) % n_rows;
+    Array<T> out(n_panels * out_size), expected(out.size()), scratch(k.scratch_size(n_panels, n_out));
+    for (int p = 0; p < n_panels; ++p) {
+      const int n = std::min(R, n_rows - p * R), n_next = std::min(R, n_rows - p * R - n);
+      k.gather(X.data(), ld, order.data(), p * R, n, 0, n_in, &in[p * in_size], nullptr, 0);
+      PanelProduct<T> product{};
+      product.M = M.data();
+      product.ldm = ldm;
+      product.bias = bias.data();
+      product.in = &in[p * in_size];
+      product.n_in = n_in;
+      product.n_out = n_out;
+      product.n_panels = 1;
+      product.activation = Activations::find("relu", "activation");
+      product.out = &expected[p * out_size];
+      k.forward(product, scratch.data());
+      product.out = &out[p * out_size];
+      k.forward_of_rows({X.data(), ld, order.data(), p * R, n, n_next}, product, scratch.data());
+    }
+    check_close(out, std::vector<double>(expected.begin(), expected.end()), named("forward_of_rows", n_in, n_out));
+    const Array<T> deltas = numbers.array(n_panels * out_size);
+    for (int column = 0; column < n_in; column += R) {
+      const int n_columns = std::min(R, n_in - column);
+      std::vector<double> sums(std::size_t(n_out) * n_columns);
+      for (int row = 0; row < n_rows; ++row)
+        for (int n = 0; n < n_out; ++n)
+          for (int f = 0; f < n_columns; ++f)
+            sums[n * n_columns + f] +=
+                double(deltas[row / R * out_size + n * R + row % R]) * double(X[order[row] * ld + column + f]);
+      weight_gradient(n_out, n_columns, sums, "weight_gradient_of_rows", [&](bool adds, T* G) {
+        k.weight_gradient_of_rows(deltas.data(), out_size, {X.data() + column, ld, order.data(), 0, n_rows, 0}, n_out,
+                                  n_columns, adds, nullptr, G);
+      });
+    }
+  }
+
   // What `compute(adds, G)` makes of G, where whole registers of columns must be finite: the optimizer takes them.
   template <class F>
   void weight_gradient(int n, int n_columns, const std::vector<double>& expected, const char* name, F&& compute) {
@@ -310,6 +354,8 @@ template <class T> void test_kernels() {
       for (bool extras : {false, true}) run.update(optimizer, n, extras);
   }
   for (int n : {2, 3, 4}) run.gradients(n, run.R);
+  for (int n_in : {128, 130, 331})
+    for (int n_out : {1, 5, 10, 12}) run.rows_in_place(n_in, n_out);
   for (int n_targets : {1, 3, 10}) {
     for (const std::string& name : Losses::names()) run.loss({name, {}}, n_targets);
     run.loss({"log_loss", {0.1}}, n_targets); // smoothed labels

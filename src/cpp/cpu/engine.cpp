@@ -195,7 +195,7 @@ private:
           until_look = look;
         }
         if (tiles.is_shared(deltas.space, int(batch.rows.n), team))
-          tiles.gradients_for_other(deltas.space, int(batch.rows.n), team);
+          tiles.gradients_for_other(deltas.space, batch, team);
         team.barrier();
         if (failed) break;
         const bool last = end;
@@ -256,9 +256,9 @@ private:
     tiles.for_each_of(team, [&](std::size_t i, const Tile&) {
       T* G = clips ? gradients.data() + tiles.gradient_start(i) : scratch[team.thread].data();
       if (shared)
-        tiles.shared_gradient(deltas.space, int(batch.rows.n), i, team, G);
+        tiles.shared_gradient(deltas.space, batch, i, team, G);
       else
-        tiles.gradient(deltas.space, int(batch.rows.n), i, G);
+        tiles.gradient(deltas.space, batch, i, G);
       if (clips)
         tiles.keep_gradient(i, alpha, scale, G);
       else
@@ -277,7 +277,7 @@ private:
     T* G = scratch[team.thread].data();
     tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
       const Parameter<T>& p = tiles.parameter_of(tile);
-      tiles.gradient(deltas.space, int(batch.rows.n), i, G);
+      tiles.gradient(deltas.space, batch, i, G);
       if (batch.rows.first > 0)
         for_each_number(p, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
       if (last) tiles.finish_gradient(i, alpha, scale, G);

@@ -10,6 +10,7 @@
 #include "../optimizers.hpp"
 #include "hidden_layers.hpp"
 #include "products.hpp"
+#include "rows_in_place.hpp"
 #include "simd.hpp"
 #include "weight_gradients.hpp"
 
@@ -231,6 +232,8 @@ constexpr Kernels<T> kernels = {FASTMLP_ISA_NAME,
                                 backward<T>,
                                 forward_sparse<T>,
                                 weight_gradient_sparse<T>,
+                                forward_of_rows<T>,
+                                weight_gradient_of_rows<T>,
                                 scratch_size<T>,
                                 activate<T>,
                                 differentiate<T>,

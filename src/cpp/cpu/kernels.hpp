@@ -81,6 +81,15 @@ template <class T> struct SparseRows {
   int n;
 };
 
+// Rows of a dense matrix, likewise; n_next more follow that will be used next.
+template <class T> struct DenseRows {
+  const T* data;
+  std::ptrdiff_t ld;
+  const std::int64_t* rows;
+  std::int64_t first;
+  int n, n_next;
+};
+
 // A tile of the weights of one layer, up to `tile_rows` neurons by R inputs; or a row of biases of any length.
 template <class T> struct UpdateTile {
   T* w; // [n][ldw]
@@ -117,6 +126,11 @@ template <class T> struct Kernels {
   void (*forward_sparse)(const SparseRows<T>& X, const PanelProduct<T>& product, T* scratch);
   void (*weight_gradient_sparse)(const SparseRows<T>& X, const T* deltas, int block, T* G, std::ptrdiff_t ldt,
                                  int n_in);
+  // A first layer of few neurons on rows where they lie: a panel of units from at most R of them, missing ones repeat
+  // the last; and the weight gradient of a tile, like `weight_gradient`, where X begins with the tile's first column.
+  void (*forward_of_rows)(const DenseRows<T>& X, const PanelProduct<T>& product, T* scratch);
+  void (*weight_gradient_of_rows)(const T* delta, std::ptrdiff_t delta_stride, const DenseRows<T>& X, int n,
+                                  int n_columns, bool adds, const UpdateTile<T>* next, T* G);
   std::size_t (*scratch_size)(int n_panels, int widest); // elements that forward and backward need
 
   // Hidden layers that do more than their activation, one panel each. Forward: a from z.
@@ -172,6 +186,7 @@ template <class T> struct Kernels {
 };
 
 constexpr int few_units = 4;                       // of a layer whose weight gradient goes along the rows
+constexpr int few_neurons = 12, many_inputs = 128; // of a first layer that reads rows where they lie
 constexpr std::ptrdiff_t few_parameters = 1 << 15; // so many, with what an optimizer keeps, are in the level-2 cache
 
 // The kernel set in use, and the one for a network of so many parameters: where wide registers are no faster, those of

@@ -90,10 +90,11 @@ template <class T> struct Layer {
   Statistics statistics;
   bool centred;
   double dropout;
-  bool has_skip;  // what is below joins the sums; through `projection` if widths differ
-  bool is_fused;  // the product applies the activation, as there is nothing else to do
-  bool keeps_z;   // pre-activations are needed later
-  bool is_narrow; // few inputs or neurons, and the inputs can be kept: the weight gradient goes along the rows
+  bool has_skip;   // what is below joins the sums; through `projection` if widths differ
+  bool is_fused;   // the product applies the activation, as there is nothing else to do
+  bool keeps_z;    // pre-activations are needed later
+  bool is_narrow;  // few inputs or neurons, and the inputs can be kept: the weight gradient goes along the rows
+  bool reads_rows; // few neurons and many inputs: the first layer reads dense rows where they lie
   std::ptrdiff_t ldw, ldt;
   T *w, *b; // [n_out][ldw], [n_out], rows padded to R with zeros
   T *projection, *scale, *offset, *running_mean, *running_variance; // null where there is none
@@ -131,20 +132,21 @@ template <class T> struct Workspace {
   AlignedArray<T> first_deltas, first_gradient; // sparse input only: columns of layer 1's deltas; G[n_in][ldt]
   std::vector<double> panel_loss;
   bool sparse = false, training = false; // without training there is no room for what only gradients need
+  bool in_place = false;                 // rows enter through the first product, which reads them where they lie
 
   Workspace() = default;
-  // Sparse input is read where it lies, unless the first layer is narrow: it gets no panels, but room for the layer's
-  // whole gradient.
+  // Input that is read where it lies gets no panels; sparse input gets room for the first layer's whole gradient.
   Workspace(const Network& network, const std::vector<Layer<T>>& layers, int R, int rows, bool sparse, bool training)
       : capacity(int(round_up(rows, R))), column_stride(std::ptrdiff_t(capacity) * R), panel_loss(capacity / R),
-        sparse(sparse), training(training) {
+        sparse(sparse), training(training),
+        in_place(sparse || (training && layers[0].reads_rows && network.dropout[0] == 0)) {
     std::vector<std::size_t> panel_sizes, delta_sizes, z_sizes, column_sizes, z_column_sizes, statistics_sizes,
         sums_sizes;
     for (std::size_t l = 0; l < network.sizes.size(); ++l) {
       const std::ptrdiff_t padded = round_up(network.sizes[l], R);
-      panel_stride.push_back(l == 0 && sparse ? 0 : padded * R);
+      panel_stride.push_back(l == 0 && in_place ? 0 : padded * R);
       const Layer<T>* below = l > 0 ? &layers[l - 1] : nullptr;
-      const std::size_t size = l == 0 && sparse ? 0 : std::size_t(capacity) * padded;
+      const std::size_t size = l == 0 && in_place ? 0 : std::size_t(capacity) * padded;
       const bool fused = !below || below->is_fused, feeds = training && l < layers.size();
       const bool projects = feeds && layers[l].projection, is_narrow = feeds && layers[l].is_narrow;
       panel_sizes.push_back(size);

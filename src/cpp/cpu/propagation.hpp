@@ -33,14 +33,16 @@ public:
     for (Layer<T>& layer : layers) layer.use_running_statistics();
   }
 
-  // Panel `from` of the rows to panel `to` of the workspace; sparse rows go through the first product at once.
+  // Panel `from` of the rows to panel `to` of the workspace, or at once through the first product.
   void enter(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t from, int to,
              const Block<T>& block) const {
     const std::int64_t start = rows.first + from * R;
     const std::int64_t left = rows.n - from * R;
     const int n = int(std::min<std::int64_t>(R, left)), n_next = int(std::min<std::int64_t>(R, left - n));
-    if (space.sparse) {
+    if (space.in_place) {
       PanelProduct<T> product = forward_product(space, 0, {to, 1, block.scratch, {}});
+      if (!space.sparse)
+        return kernels.forward_of_rows({X.data, X.stride, rows.numbers, start, n, n_next}, product, block.scratch);
       product.M = layers[0].wt.data();
       product.ldm = layers[0].ldt;
       kernels.forward_sparse({X.data, X.indices, X.indptr, rows.numbers, start, n}, product, block.scratch);
@@ -84,7 +86,7 @@ public:
   void forward(Workspace<T>& space, int l, const Block<T>& block) const {
     const Layer<T>& layer = layers[l];
     PanelProduct<T> product = forward_product(space, l, block);
-    if (l > 0 || !space.sparse) kernels.forward(product, block.scratch); // sparse rows entered through it
+    if (l > 0 || !space.in_place) kernels.forward(product, block.scratch); // else rows entered through it
     if (!layer.projection) return;
     if (space.training) to_columns(space, space.z[l], l, block, space.z_columns[l]);
     product.addend = product.out;
@@ -204,7 +206,9 @@ private:
       });
       Activations::visit(layer.activation, [&](auto entry) { layer.keeps_z = !entry.slope_from_output; });
     }
-    layer.is_narrow = std::min(layer.n_in, layer.n_out) <= few_units && (l == 0 || layers.back().is_fused);
+    layer.reads_rows = l == 0 && layer.n_out <= few_neurons && layer.n_in >= many_inputs;
+    layer.is_narrow =
+        std::min(layer.n_in, layer.n_out) <= few_units && !layer.reads_rows && (l == 0 || layers.back().is_fused);
     layer.is_fused = network.is_direct(l) && layer.dropout == 0;
     layer.keeps_z = layer.keeps_z || !layer.is_fused || (!hidden && layer.activation >= 0);
     if (layer.statistics == Statistics::of_units) layer.unit_statistics = AlignedArray<T>(2 * std::size_t(layer.n_out));

@@ -7,6 +7,7 @@
 // that all get the same sums.
 #pragma once
 
+#include "outside_loss.hpp"
 #include "propagation.hpp"
 #include "threads.hpp"
 
@@ -174,12 +175,13 @@ public:
 
   // Of tile i, the sum over the rows of the batch; for sparse input `space.first_gradient` holds the first layer's. The
   // next tile is fetched meanwhile.
-  void gradient(const Workspace<T>& space, int n_rows, std::size_t i, T* G) const {
+  void gradient(const Workspace<T>& space, const Batch<T>& batch, std::size_t i, T* G) const {
+    const int n_rows = int(batch.rows.n);
     if (const int half = first_half(n_rows)) {
-      gradient_of(space, 0, half * R, list[i], nullptr, false, G);
-      gradient_of(space, half * R, n_rows, list[i], after(i), true, G);
+      gradient_of(space, batch, 0, half * R, list[i], nullptr, false, G);
+      gradient_of(space, batch, half * R, n_rows, list[i], after(i), true, G);
     } else {
-      gradient_of(space, 0, n_rows, list[i], after(i), false, G);
+      gradient_of(space, batch, 0, n_rows, list[i], after(i), false, G);
     }
   }
 
@@ -188,13 +190,13 @@ public:
   bool is_shared(const Workspace<T>& space, int n_rows, const Team& team) const {
     return team.threads == 2 && first_half(n_rows) > 0 && !space.sparse;
   }
-  void gradients_for_other(const Workspace<T>& space, int n_rows, const Team& team) {
+  void gradients_for_other(const Workspace<T>& space, const Batch<T>& batch, const Team& team) {
     for_each_of({1 - team.thread, 2, team.meeting}, [&](std::size_t i, const Tile&) {
-      gradient_of_half(space, n_rows, list[i], nullptr, team, owed.data() + gradient_starts[i]);
+      gradient_of_half(space, batch, list[i], nullptr, team, owed.data() + gradient_starts[i]);
     });
   }
-  void shared_gradient(const Workspace<T>& space, int n_rows, std::size_t i, const Team& team, T* G) const {
-    gradient_of_half(space, n_rows, list[i], after(i), team, G);
+  void shared_gradient(const Workspace<T>& space, const Batch<T>& batch, std::size_t i, const Team& team, T* G) const {
+    gradient_of_half(space, batch, list[i], after(i), team, G);
     kernels.add(owed.data() + gradient_starts[i], std::ptrdiff_t(gradient_starts[i + 1] - gradient_starts[i]), G);
   }
 
@@ -248,15 +250,15 @@ private:
   // The tile to be fetched; none of small networks, which are in the cache.
   const UpdateTile<T>* after(std::size_t i) const { return padded || i + 1 == list.size() ? nullptr : &places[i + 1]; }
 
-  void gradient_of_half(const Workspace<T>& space, int n_rows, const Tile& tile, const UpdateTile<T>* next,
+  void gradient_of_half(const Workspace<T>& space, const Batch<T>& batch, const Tile& tile, const UpdateTile<T>* next,
                         const Team& team, T* G) const {
-    const int half = first_half(n_rows) * R;
-    gradient_of(space, team.thread ? half : 0, team.thread ? n_rows : half, tile, next, false, G);
+    const int n_rows = int(batch.rows.n), half = first_half(n_rows) * R;
+    gradient_of(space, batch, team.thread ? half : 0, team.thread ? n_rows : half, tile, next, false, G);
   }
 
   // Sum over the rows from `first`, where a panel begins, to `end`; with `adds` on top of G.
-  void gradient_of(const Workspace<T>& space, int first, int end, const Tile& tile, const UpdateTile<T>* next,
-                   bool adds, T* G) const {
+  void gradient_of(const Workspace<T>& space, const Batch<T>& batch, int first, int end, const Tile& tile,
+                   const UpdateTile<T>* next, bool adds, T* G) const {
     using P = Parameter<T>;
     const P& p = parameters[tile.parameter];
     const int above = p.layer + 1, first_panel = first / R, n_panels = (end - first + R - 1) / R;
@@ -279,6 +281,12 @@ private:
       const std::ptrdiff_t ldt = layers[0].ldt;
       const T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
       return kernels.transpose(g, ldt, columns_of(tile), tile.n, G, R);
+    }
+    if (p.layer == 0 && space.in_place) {
+      const Matrix<T>& X = batch.data.X;
+      const DenseRows<T> rows{X.data + tile.column,     X.stride,    batch.rows.numbers,
+                              batch.rows.first + first, end - first, 0};
+      return kernels.weight_gradient_of_rows(delta, stride, rows, tile.n, columns_of(tile), adds, next, G);
     }
     if (p.role == P::weights && layers[p.layer].is_narrow) {
       const std::ptrdiff_t input_stride = space.panel_stride[p.layer];
