@@ -53,10 +53,24 @@ public:
     return taken * n_panels / p.n_panels * n_in / p.n_in * n_out / p.n_out;
   }
 
-  double gradient(int n, int n_columns, int n_rows, bool along_rows) {
+  // The first layer on rows where they lie, all of them the same one.
+  double product_of_rows(int n_in, int n_out, int n_panels) {
+    PanelProduct<T> p{};
+    p.M = p.bias = weights.data();
+    p.out = out.data();
+    p.n_in = n_in;
+    p.n_out = n_out;
+    p.activation = -1;
+    return seconds_of([&] { kernels.forward_of_rows(same_row(kernels.rows), p, scratch.data()); }) * n_panels;
+  }
+
+  double gradient(int n, int n_columns, int n_rows, StepInParts::Inputs inputs) {
     const int rows = std::min(n_rows, 256), n_panels = (rows + kernels.rows - 1) / kernels.rows;
     const auto call = [&] {
-      if (along_rows)
+      if (inputs == StepInParts::Inputs::in_place)
+        return kernels.weight_gradient_of_rows(weights.data(), 0, same_row(rows), n, n_columns, false, nullptr,
+                                               out.data());
+      if (inputs == StepInParts::Inputs::in_panels)
         return kernels.weight_gradient_along_rows(weights.data(), 0, in.data(), 0, n_panels, n, n_columns, false,
                                                   out.data());
       kernels.weight_gradient(weights.data(), 0, in.data(), rows, n, n_columns, false, nullptr, out.data());
@@ -65,6 +79,8 @@ public:
   }
 
 private:
+  DenseRows<T> same_row(int n) const { return {in.data(), 0, nullptr, 0, n, 0}; }
+
   const Kernels<T>& kernels = fastmlp::kernels<T>();
   static constexpr int room = 1 << 13;
   AlignedArray<T> in{room}, out{room}, weights{room}, scratch{1 << 15};
@@ -83,15 +99,19 @@ void measure_in_cache(const StepInParts& step, Found& found) {
     const int n_in = network.sizes[l], n_out = network.sizes[l + 1];
     const std::string forward = step.name("forward", l), backward = step.name("backward", l);
     const int activation = l < last ? network.activations[l] : -1;
-    add(forward, forward, [&] { return cache.product(false, n_in, n_out, n_panels, activation); });
+    add(forward, forward, [&] {
+      if (step.inputs(l) == StepInParts::Inputs::in_place) return cache.product_of_rows(n_in, n_out, n_panels);
+      return cache.product(false, n_in, n_out, n_panels, activation);
+    });
     if (l == 0) continue;
     add(backward, backward, [&] { return cache.product(true, n_out, n_in, n_panels, network.activations[l - 1]); });
   }
   step.for_each_matrix_tile([&](int layer, const Tile& tile) {
     const int n_columns = std::min(step.R, network.sizes[layer] - tile.column);
-    const std::string shape = std::to_string(tile.n) + "x" + std::to_string(n_columns);
-    add(step.name("gradient", layer), step.is_narrow(layer) ? shape + " along rows" : shape,
-        [&] { return cache.gradient(tile.n, n_columns, step.batch_size, step.is_narrow(layer)); });
+    const StepInParts::Inputs inputs = step.inputs(layer);
+    add(step.name("gradient", layer),
+        std::to_string(tile.n) + "x" + std::to_string(n_columns) + " " + std::to_string(int(inputs)),
+        [&] { return cache.gradient(tile.n, n_columns, step.batch_size, inputs); });
   });
   for (const auto& [part, seconds] : sums) found[part].push_back(seconds);
 }

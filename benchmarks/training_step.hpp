@@ -165,7 +165,11 @@ public:
       if (tiles.parameter_of(tile).is_matrix()) use(tiles.parameter_of(tile).layer, tile);
     });
   }
-  bool is_narrow(int layer) const { return propagation.layers[layer].is_narrow; }
+  enum class Inputs { in_columns, in_panels, in_place }; // of the weight gradient
+  Inputs inputs(int layer) const {
+    if (layer == 0 && space.in_place) return Inputs::in_place;
+    return propagation.layers[layer].is_narrow ? Inputs::in_panels : Inputs::in_columns;
+  }
 
   const Network& network;
   const Kernels<T>& kernels;
@@ -220,7 +224,7 @@ private:
       propagation.enter_targets(space, state.data.set, rows, panel);
       lap(loss);
       propagation.enter(space, state.data.set.X, rows, panel, panel, block);
-      lap(gather);
+      lap(space.in_place ? forward[0] : gather);
     }
     for (int l = 0; l < last; ++l) {
       propagation.forward(space, l, block);

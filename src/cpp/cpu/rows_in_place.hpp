@@ -97,7 +97,7 @@ FASTMLP_INLINE void rows_gradient_tile(const T* delta, std::ptrdiff_t delta_stri
   }
   for (int row = 0; row < X.n; row += r, delta += delta_stride) {
     const int depth = smaller(r, X.n - row);
-    ahead.next_part();
+    if (ahead.tile) ahead.next_part();
     for (int d = 0; d < depth; ++d) {
       const T *x = row_of(X, row + d), *later = row_of(X, smaller(row + d + distance, X.n - 1));
       Vec<T> v[halves];

@@ -17,7 +17,6 @@ template <class T> struct TileAhead {
       : tile(tile), rows_a_part(tile ? (tile->n + n_parts - 1) / n_parts : 0) {}
 
   __attribute__((always_inline)) void next_part() {
-    if (!tile) return;
     for (const int end = smaller(row + rows_a_part, tile->n); row < end; ++row) {
       for (int j = 0; j < tile->n_columns; j += line<T>) {
         prefetch_to_write(tile->w + row * tile->ldw + j);
@@ -41,9 +40,11 @@ FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_st
   }
   for (int row = 0; row < n_rows; row += r, delta += delta_stride) {
     const int depth = smaller(r, n_rows - row);
-    ahead.next_part();
-    FASTMLP_UNROLL
-    for (int i = 0; i < m_rows * r; i += line<T>) __builtin_prefetch(delta + delta_stride + i);
+    if (ahead.tile) { // else all is in the cache
+      ahead.next_part();
+      FASTMLP_UNROLL
+      for (int i = 0; i < m_rows * r; i += line<T>) __builtin_prefetch(delta + delta_stride + i);
+    }
     for (int d = 0; d < depth; ++d, columns += r) {
       Vec<T> p[halves];
       FASTMLP_UNROLL
