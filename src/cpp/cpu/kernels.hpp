@@ -122,7 +122,7 @@ template <class T> struct Kernels {
   void (*backward)(const PanelProduct<T>& product, T* scratch); // multiplies by the slope of `activation`
   // The first layer for one panel of compressed sparse rows, and its weight gradient: G[input][ldt] of the neurons
   // [block * R, block * R + R) from their deltas, transposed like columns. Work goes with the stored values; sums run
-  // in the order of the dense kernels, so that both give the same bits. forward_sparse: M is W's transpose.
+  // in the order of the dense kernels on panels, so that both give the same bits. forward_sparse: M is W's transpose.
   void (*forward_sparse)(const SparseRows<T>& X, const PanelProduct<T>& product, T* scratch);
   void (*weight_gradient_sparse)(const SparseRows<T>& X, const T* deltas, int block, T* G, std::ptrdiff_t ldt,
                                  int n_in);
