@@ -51,7 +51,7 @@ template <class T> void gather_short(const T* const* x, int k, T* panel, T* colu
 template <class T>
 void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int n_next, int k,
             T* panel, T* columns, std::ptrdiff_t column_stride) {
-  constexpr int W = lane_count<T>, r = R<T>, line = 64 / int(sizeof(T));
+  constexpr int W = lane_count<T>, r = R<T>;
   const T *x[r], *next[r];
   for (int i = 0; i < r; ++i) {
     x[i] = X + row_number(rows, first, i < n ? i : n - 1) * ld;
@@ -68,7 +68,7 @@ void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_
   }
   for (int f = 0; f < k; f += r, columns += column_stride, panel += r * r) {
     if (n_next > 0)
-      for (int j = 0; j < r; j += line)
+      for (int j = 0; j < r; j += line<T>)
         for (int i = 0; i < r; ++i) prefetch(next[i] + f + j);
     const int rest = k - f;
     if (rest >= r) {

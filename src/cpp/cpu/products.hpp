@@ -94,8 +94,6 @@ template <class T> std::size_t scratch_size(int n_panels, int widest) {
   return dense > sparse ? dense : sparse;
 }
 
-template <class T> constexpr int line = 64 / int(sizeof(T)); // of the cache
-
 // Asks for a region in equal parts, so that the memory works while the processor multiplies.
 template <class T> struct Ahead {
   const Region<T>& region;

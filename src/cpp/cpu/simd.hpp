@@ -73,6 +73,8 @@ template <class S> FASTMLP_INLINE S rounded(S product) {
   return product;
 }
 
+template <class T> constexpr int line = 64 / int(sizeof(T)); // of the cache
+
 // To the level-2 cache: what is asked for is read after some microseconds, not at once.
 FASTMLP_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 // For this core alone: a line that another one has read as well must not be waited for twice.

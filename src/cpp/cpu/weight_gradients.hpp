@@ -17,10 +17,12 @@ template <class T> struct TileAhead {
       : tile(tile), rows_a_part(tile ? (tile->n + n_parts - 1) / n_parts : 0) {}
 
   __attribute__((always_inline)) void next_part() {
+    constexpr int most_slots = int(std::size(UpdateTile<T>{}.slots)); // a full array has no null at its end
     for (const int end = smaller(row + rows_a_part, tile->n); row < end; ++row) {
       for (int j = 0; j < tile->n_columns; j += line<T>) {
         prefetch_to_write(tile->w + row * tile->ldw + j);
-        for (int s = 0; tile->slots[s]; ++s) prefetch_to_write(tile->slots[s] + row * tile->ld_slots + j);
+        for (int s = 0; s < most_slots && tile->slots[s]; ++s)
+          prefetch_to_write(tile->slots[s] + row * tile->ld_slots + j);
       }
     }
   }
