@@ -219,6 +219,9 @@ std::unique_ptr<Predictor<T>> make_cpu_predictor(const Network& network, const T
 template <class T>
 bool cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int n_threads, bool assume_finite, T* out);
 
+// Whether n numbers are neither NaN nor infinite.
+template <class T> bool cpu_all_finite(const T* x, std::int64_t n, int n_threads);
+
 // The Hessian by the parameters `flat` of what loss_and_gradient computes without dropout, times `vector`, to out;
 // flat. 0 for running statistics.
 void cpu_hessian_vector_product(const Network& network, const double* flat, const Dataset<double>& data, double alpha,

@@ -269,6 +269,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
 
   m.def("predict", predict, "network"_a, "parameters"_a, "X"_a, "n_threads"_a = 0, "assume_finite"_a = false);
 
+  m.def("all_finite", all_finite, "array"_a, "n_threads"_a = 0);
+
   m.def("cuda_status", cuda_status, "library"_a, "device"_a, "cublas"_a);
 
   py::class_<CudaArray>(m, "CudaArray")

@@ -138,4 +138,17 @@ inline py::object predict(const Network& network, const py::handle& parameters, 
   return plain<float>(X) ? with(float()) : with(double());
 }
 
+inline bool all_finite(const py::array& array, int n_threads) {
+  reject_negative(n_threads);
+  const auto look = [&](auto zero) {
+    using T = decltype(zero);
+    require_dtype<T>(array, "array");
+    if (!(array.flags() & py::array::c_style)) reject("array must be C-contiguous");
+    const T* x = static_cast<const T*>(array.data());
+    const std::int64_t n = array.size();
+    return without_lock(double(n), [&] { return cpu_all_finite(x, n, n_threads); });
+  };
+  return py::isinstance<py::array_t<float>>(array) ? look(float()) : look(double());
+}
+
 } // namespace fastmlp

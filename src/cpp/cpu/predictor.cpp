@@ -3,6 +3,8 @@
 #include "blas.hpp"
 #include "prediction.hpp"
 
+#include <atomic>
+
 namespace fastmlp {
 
 namespace {
@@ -89,5 +91,16 @@ bool cpu_predict(const Network& network, const T* flat, const Matrix<T>& X, int 
 }
 template bool cpu_predict(const Network&, const float*, const Matrix<float>&, int, bool, float*);
 template bool cpu_predict(const Network&, const double*, const Matrix<double>&, int, bool, double*);
+
+template <class T> bool cpu_all_finite(const T* x, std::int64_t n, int n_threads) {
+  std::atomic<bool> finite{true};
+  parallel(choose_threads(n_threads, double(n)), [&](const Team& team) {
+    const std::int64_t first = part(n, team), end = part(n, team, 1);
+    if (!kernels<T>().all_finite(x + first, end - first)) finite = false;
+  });
+  return finite;
+}
+template bool cpu_all_finite(const float*, std::int64_t, int);
+template bool cpu_all_finite(const double*, std::int64_t, int);
 
 } // namespace fastmlp

@@ -15,11 +15,10 @@ template <class T> FASTMLP_INLINE const T* row_of(const DenseRows<T>& X, int i) 
   return X.data + row_number(X.rows, X.first, i) * X.ld;
 }
 
-// sums[neuron][row], a register each, of m neurons and some rows x. The rows in `next` are asked for meanwhile, unless
-// there are none.
+// sums[neuron][row], a register each, of m neurons and some rows x. `n_next` rows in `next` are asked for meanwhile.
 template <int m, class T>
-FASTMLP_INLINE void multiply_rows(const T* const* x, const T* const* next, const T* M, std::ptrdiff_t ldm, int n_in,
-                                  T* sums) {
+FASTMLP_INLINE void multiply_rows(const T* const* x, const T* const* next, int n_next, const T* M, std::ptrdiff_t ldm,
+                                  int n_in, T* sums) {
   constexpr int W = lane_count<T>;
   Vec<T> acc[m][rows_at_once<T>];
   FASTMLP_UNROLL
@@ -40,10 +39,7 @@ FASTMLP_INLINE void multiply_rows(const T* const* x, const T* const* next, const
   };
   const int whole = n_in / W * W;
   for (int k = 0; k < whole; k += W) {
-    if (next) {
-      FASTMLP_UNROLL
-      for (int i = 0; i < rows_at_once<T>; ++i) __builtin_prefetch(next[i] + k);
-    }
+    for (int i = 0; i < n_next; ++i) __builtin_prefetch(next[i] + k);
     add(k, [](const T* p) __attribute__((always_inline)) { return load(p); });
   }
   if (whole < n_in) add(whole, [&](const T* p) { return load_first(p, n_in - whole); });
@@ -67,8 +63,9 @@ template <class T> void forward_of_rows(const DenseRows<T>& X, const PanelProduc
     for (int i = 0; i < W; i += rows_at_once<T>) {
       const T* const* here = x + half + i;
       neurons.for_each([&](int neuron, auto m) __attribute__((always_inline)) {
-        multiply_rows<m.value>(here, neuron == 0 ? here + rows_at_once<T> : nullptr, p.M + neuron * p.ldm, p.ldm,
-                               p.n_in, sums + (neuron * W + i) * W);
+        const int asked = rows_at_once<T> * neuron / p.n_out, end = rows_at_once<T> * (neuron + m.value) / p.n_out;
+        multiply_rows<m.value>(here, here + rows_at_once<T> + asked, end - asked, p.M + neuron * p.ldm, p.ldm, p.n_in,
+                               sums + (neuron * W + i) * W);
       });
     }
     for (int neuron = 0; neuron < p.n_out; ++neuron) {

@@ -8,18 +8,19 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
 
+from fastmlp import _core
 from fastmlp._cuda_arrays import features_on_gpu, is_cuda_array, on_host, place_of
 from fastmlp._engine import make_engine, predict_plain
 from fastmlp._parameters import FlatParameters, float_dtype
-from fastmlp._validation import core_array, core_matrix
+from fastmlp._validation import core_array, core_matrix, thread_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fastmlp import _core
     from fastmlp._core import FloatArray, Matrix
 
 SPARSE_FORMATS = ["csr", "csc"]
+_FLOATS = [np.dtype(np.float64), np.dtype(np.float32)]
 
 
 class Answers(FlatParameters):
@@ -80,12 +81,32 @@ class Answers(FlatParameters):
     def _checked_data(self, X: Any, y: Any, reset: bool, name: str, **how: Any) -> tuple[Any, NDArray[Any]]:
         """Check features and targets of a training by scikit-learn's rules, which ``how`` adds to."""
         how |= {"multi_output": True, "dtype": self.dtype or (np.float64, np.float32)}
-        if not is_cuda_array(X):
-            X, y = validate_data(self, X, y, accept_sparse=SPARSE_FORMATS, reset=reset, **how)
-        else:
+        if is_cuda_array(X):
             X = self._features_on_gpu(X, reset, name)
             _, y = check_X_y(np.broadcast_to(0.0, (len(X), 1)), y, estimator=self, **how)
+        elif self._are_plain(X, y):
+            X, y = validate_data(self, X, y, reset=reset, skip_check_array=True)
+        else:
+            X, y = validate_data(self, X, y, accept_sparse=SPARSE_FORMATS, reset=reset, **how)
         return X, y
+
+    def _are_plain(self, X: Any, y: Any) -> bool:
+        """Whether they are arrays in which scikit-learn's rules would find nothing to say or to convert.
+
+        It takes longer to find that out than to train a small network for many epochs.
+        """
+        dtypes = [np.dtype(self.dtype)] if self.dtype else _FLOATS
+        if not (type(X) is type(y) is np.ndarray and X.ndim == 2 and y.ndim == 1 and len(X) == len(y) and X.size > 0):
+            return False
+        if X.dtype not in dtypes or not (y.dtype.kind in "biu" or y.dtype in _FLOATS):
+            return False
+        if get_config()["assume_finite"]:
+            return True
+        floats = [array for array in (X, y) if array.dtype.kind == "f"]
+        if not all(array.flags.c_contiguous and array.flags.aligned for array in floats):
+            return False
+        n_threads = thread_count(self.n_jobs)
+        return all(_core.all_finite(array, n_threads) for array in floats)
 
     def _on_host(self, array: Any, name: str) -> Any:
         """Return targets or weights, from a GPU as a NumPy array."""

@@ -170,6 +170,9 @@ def predict(
     and of no subclass. Any number of threads may call this at once; few rows cost no more than their arithmetic.
     """
 
+def all_finite(array: FloatArray, n_threads: int = 0) -> bool:
+    """Whether a C-contiguous array holds neither NaN nor infinity."""
+
 def hessian_vector_product(
     network: Network,
     parameters: NDArray[np.float64],

@@ -371,7 +371,8 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
             self._label_binarizer = _label_binarizer(y)
             self.classes_ = self._label_binarizer.classes_
         else:
-            self._check_classes(unique_labels(y), incremental)
+            classes = _plain_classes(y)
+            self._check_classes(unique_labels(y) if classes is None else classes, incremental)
         several = self._label_binarizer.y_type_ in ("multiclass", "multilabel-indicator")
         self.n_outputs_ = len(self.classes_) if several else 1
 
@@ -448,13 +449,20 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
 def _label_binarizer(y: NDArray[Any]) -> LabelBinarizer:
     """Return ``LabelBinarizer().fit(y)``: for repeated integers and strings without its three looks at every label."""
     binarizer = LabelBinarizer()
-    if y.ndim == 1 and y.dtype.kind in "biuU":
-        classes = np.unique(y)
-        if len(classes) <= len(y) / 2:  # it warns of more
-            binarizer.y_type_ = "multiclass" if len(classes) > 2 else "binary"
-            binarizer.sparse_input_, binarizer.classes_ = False, classes
-            return binarizer
-    return binarizer.fit(y)
+    classes = _plain_classes(y)
+    if classes is None:
+        return binarizer.fit(y)
+    binarizer.y_type_ = "multiclass" if len(classes) > 2 else "binary"
+    binarizer.sparse_input_, binarizer.classes_ = False, classes
+    return binarizer
+
+
+def _plain_classes(y: NDArray[Any]) -> NDArray[Any] | None:
+    """Return the sorted classes of repeated integers and strings; None for labels that scikit-learn must look at."""
+    if y.ndim != 1 or y.dtype.kind not in "biuU":
+        return None
+    classes: NDArray[Any] = np.unique(y)
+    return classes if len(classes) <= len(y) / 2 else None  # it warns of more
 
 
 def _class_numbers(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int32]:
