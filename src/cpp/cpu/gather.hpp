@@ -61,15 +61,19 @@ void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_
     for (int i = 0; i < r; ++i) prefetch(next[i]);
     return gather_short(x, k, panel, columns);
   }
+  const int padded = (k + r - 1) / r * r, ahead = smaller(4 * r, padded);
   T block[r * r];
   if (!columns) {
     columns = block;
     column_stride = 0;
   }
   for (int f = 0; f < k; f += r, columns += column_stride, panel += r * r) {
-    if (n_next > 0)
+    const bool in_next = f + ahead >= padded;
+    const T* const* const later = in_next ? next : x;
+    const int from = f + ahead - (in_next ? padded : 0);
+    if (!in_next || n_next > 0)
       for (int j = 0; j < r; j += line<T>)
-        for (int i = 0; i < r; ++i) prefetch(next[i] + f + j);
+        for (int i = 0; i < r; ++i) prefetch(later[i] + from + j);
     const int rest = k - f;
     if (rest >= r) {
       for (int i = 0; i < r; ++i) {

@@ -13,8 +13,6 @@ namespace fastmlp {
 namespace FASTMLP_ISA {
 namespace {
 
-FASTMLP_INLINE constexpr int smaller(int a, int b) { return a < b ? a : b; } // std::min is not local to this object
-
 // C[m][R] (+)= sum_d M[m][d] P[d][R]: the one micro-kernel. `continues`: start from C, else from the bias or 0.
 // `transposed`: M[d][m] is stored instead. If they are the `last`, `finish(i, sums)` takes the sums from their
 // registers, unless it wants them later.

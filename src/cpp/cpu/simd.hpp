@@ -73,6 +73,8 @@ template <class S> FASTMLP_INLINE S rounded(S product) {
   return product;
 }
 
+FASTMLP_INLINE constexpr int smaller(int a, int b) { return a < b ? a : b; } // std::min is not local to this object
+
 template <class T> constexpr int line = 64 / int(sizeof(T)); // of the cache
 
 // To the level-2 cache: what is asked for is read after some microseconds, not at once.
