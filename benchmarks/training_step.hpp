@@ -218,7 +218,7 @@ private:
 
   void compute_deltas(const RowRange& rows, int first, int count, T* own, Laps& lap) {
     const int last = network.n_layers(), end = first + count;
-    const Block<T> block{first, count, own, {}};
+    const Block<T> block{first, count, end * R - batch_size >= R / 2, own, {}};
     const RowLoss row_loss = network.row_loss();
     for (int panel = first; panel < end; ++panel) {
       propagation.enter_targets(space, state.data.set, rows, panel);

@@ -89,6 +89,16 @@ template <class T> struct Check {
           for (double& value : values) value = entry.value(value);
         });
       check_close(units(out, n_out), values, named("forward", n_in, n_out, name.c_str()));
+      Array<T> halved(out.size(), T(7)), halved_z(out.size());
+      product.out = halved.data();
+      product.z = halved_z.data();
+      product.ends_in_half = true;
+      k.forward(product, scratch.data());
+      check_half(out, halved, n_out, value_of_0(activation),
+                 named("forward of half a panel", n_in, n_out, name.c_str()));
+      product.out = out.data();
+      product.z = z.data();
+      product.ends_in_half = false;
       if (activation < 0) continue;
       one_row(product, in, out, M, ldm);
       bool needs_z = false;
@@ -109,10 +119,29 @@ template <class T> struct Check {
       product.out = apart.data();
       k.backward(product, scratch.data());
       check_close(units(apart, n_out), deltas, named("backward", n_in, n_out, name.c_str()));
+      product.out = halved.data();
+      product.ends_in_half = true;
+      k.backward(product, scratch.data());
+      check_half(apart, halved, n_out, 0, named("backward of half a panel", n_in, n_out, name.c_str()));
+      product.ends_in_half = false;
       product.out = out.data();
       k.backward(product, scratch.data());
       check(units(out, n_out) == units(apart, n_out), named("backward in place", n_in, n_out, name.c_str()));
     }
+  }
+
+  static T value_of_0(int activation) {
+    T value = 0;
+    if (activation >= 0) Activations::visit(activation, [&](auto entry) { value = entry.value(T(0)); });
+    return value;
+  }
+
+  // The second half of the last panel holds `rest`, all else the same bits as whole panels.
+  void check_half(const Array<T>& whole, const Array<T>& halved, int n, T rest, const std::string& name) {
+    Array<T> expected = units(whole, n);
+    for (std::size_t at = expected.size() - std::size_t(n) * R; at < expected.size(); at += R)
+      std::fill(&expected[at] + R / 2, &expected[at] + R, rest);
+    check(units(halved, n) == expected, name);
   }
 
   // M[n_out][n_in] as [n_in][n_out]: the weights of the layer above as the backward product reads them.

@@ -41,8 +41,10 @@ public:
     const int last = int(cuts.size()) - 1;
     const auto for_each_block = [&](auto&& visit) {
       const int end = int(part(batch.n_panels, team, 1));
-      for (int p = int(part(batch.n_panels, team)); p < end; p += panels_per_block)
-        visit(Block<T>{p, std::min(panels_per_block, end - p), scratch, dropout});
+      for (int p = int(part(batch.n_panels, team)); p < end; p += panels_per_block) {
+        const int count = std::min(panels_per_block, end - p);
+        visit(Block<T>{p, count, batch.rows_of(p + count - 1) <= R / 2, scratch, dropout});
+      }
     };
     for (int i = 0; i < last; ++i) {
       for_each_block([&](const Block<T>& block) {

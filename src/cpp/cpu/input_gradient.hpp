@@ -57,7 +57,7 @@ private:
              T* out) const {
     const Kernels<T>& kernels = propagation.kernels;
     const int n_inputs = network.n_inputs(), n_outputs = network.n_outputs();
-    const Block<T> all{0, count, room.scratch.data(), {}};
+    const Block<T> all{0, count, false, room.scratch.data(), {}};
     const auto rows_of = [&](int p) { return int(std::min<std::int64_t>(R, X.n_rows - (first_panel + p) * R)); };
     forward(room.space, X, first_panel, all);
     for (int v = 0; v < n_vectors; ++v) {

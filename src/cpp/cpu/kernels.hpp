@@ -40,7 +40,8 @@ template <class T> struct PanelProduct {
   T* z;            // panels of pre-activations (same stride as out): written forward, read backward; may be null
   const T* addend; // panels added to the result (same stride as out); may be null. Then there is no activation
   int n_in, n_out, n_panels;
-  int activation; // number in Activations; -1: none
+  int activation;    // number in Activations; -1: none
+  bool ends_in_half; // at most R / 2 rows of the last panel are there: the others get what sums of 0 come to
 };
 
 // Which of the units of a panel training leaves out: by random numbers for each row and unit.

@@ -181,7 +181,7 @@ private:
   bool block(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t first_panel, int count,
              int layer, T* scratch, T* out, const Accepts& accepts, const Judge& judge) const {
     const Kernels<T>& kernels = propagation.kernels;
-    const Block<T> all{0, count, scratch, {}};
+    const Block<T> all{0, count, false, scratch, {}};
     const int width = network.sizes[layer], R = kernels.rows;
     const auto rows_of = [&](std::int64_t panel) { return int(std::min<std::int64_t>(R, rows.n - panel * R)); };
     for (int p = 0; p < count; ++p) { // rows are looked at when they are about to be read anyway

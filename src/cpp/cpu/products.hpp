@@ -15,42 +15,41 @@ namespace {
 
 // C[m][R] (+)= sum_d M[m][d] P[d][R]: the one micro-kernel. `continues`: start from C, else from the bias or 0.
 // `transposed`: M[d][m] is stored instead. If they are the `last`, `finish(i, sums)` takes the sums from their
-// registers, unless it wants them later.
-template <bool transposed, int m_rows, class T, class Finish>
+// registers, unless it wants them later. Of one register instead of two `halves`, the other gets sums of 0.
+template <bool transposed, int m_rows, int halves, class T, class Finish>
 FASTMLP_INLINE void multiply(int depth, const T* M, std::ptrdiff_t ldm, const T* P, T* C, bool continues, const T* bias,
                              bool last, const Finish finish) {
   constexpr int W = lane_count<T>, r = R<T>;
-  Vec<T> acc[m_rows][2];
+  Vec<T> acc[m_rows][halves];
   FASTMLP_UNROLL
   for (int m = 0; m < m_rows; ++m) {
-    acc[m][0] = continues ? load(C + m * r) : splat<Vec<T>>(bias ? bias[m] : T(0));
-    acc[m][1] = continues ? load(C + m * r + W) : acc[m][0];
+    FASTMLP_UNROLL
+    for (int h = 0; h < halves; ++h)
+      acc[m][h] = continues ? load(C + m * r + h * W) : splat<Vec<T>>(bias ? bias[m] : T(0));
   }
   for (int d = 0; d < depth; ++d, P += r) {
-    const Vec<T> p0 = load(P), p1 = load(P + W);
+    Vec<T> p[halves];
+    FASTMLP_UNROLL
+    for (int h = 0; h < halves; ++h) p[h] = load(P + h * W);
     if (transposed) __builtin_prefetch(M + (d + 8) * ldm); // each step reads from another line, far away
     FASTMLP_UNROLL
     for (int m = 0; m < m_rows; ++m) {
       const Vec<T> w = splat<Vec<T>>(transposed ? M[d * ldm + m] : M[m * ldm + d]);
-      acc[m][0] += w * p0;
-      acc[m][1] += w * p1;
-    }
-  }
-  if constexpr (Finish::in_registers) {
-    if (last) {
       FASTMLP_UNROLL
-      for (int m = 0; m < m_rows; ++m) {
-        finish(m * r, acc[m][0]);
-        finish(m * r + W, acc[m][1]);
-      }
-      return;
+      for (int h = 0; h < halves; ++h) acc[m][h] += w * p[h];
     }
   }
-  FASTMLP_UNROLL
-  for (int m = 0; m < m_rows; ++m) {
-    store(C + m * r, acc[m][0]);
-    store(C + m * r + W, acc[m][1]);
+  const auto for_each = [&](auto&& use) __attribute__((always_inline)) {
+    FASTMLP_UNROLL
+    for (int m = 0; m < m_rows; ++m) {
+      FASTMLP_UNROLL
+      for (int h = 0; h < 2; ++h) use(m * r + h * W, h < halves ? acc[m][h % halves] : splat<Vec<T>>(T(0)));
+    }
+  };
+  if constexpr (Finish::in_registers) {
+    if (last) return for_each(finish);
   }
+  for_each([&](int i, Vec<T> sums) __attribute__((always_inline)) { store(C + i, sums); });
 }
 
 // Calls f(integral_constant m) for the row count m = 1 .. most.
@@ -109,8 +108,9 @@ template <class T> struct Ahead {
 
 // Blocked product. `Finish{p, at}(i, sums)` takes finished sums, to be stored i from `at` in the output panels: from
 // their registers, or those of a block together. Not inlined: it is there once for all branches that call it.
-template <bool transposed, class Finish, class T>
-__attribute__((noinline)) void product(const PanelProduct<T>& p, T* scratch) {
+template <bool transposed, class Finish, int halves, class T>
+__attribute__((noinline)) void product_of_panels(const PanelProduct<T>& p, T* scratch) {
+  constexpr int half_rows = 12; // so many sums, one register each, hide the time of a multiply-add
   constexpr int r = R<T>, chunk = transposed ? transposed_chunk : depth_chunk;
   const auto block_of = [&](int row, int depth) -> Region<T> {
     const int n = smaller(p.n_out - row, row_block<T>), n_depth = smaller(p.n_in - depth, chunk);
@@ -125,7 +125,7 @@ __attribute__((noinline)) void product(const PanelProduct<T>& p, T* scratch) {
       const Region<T> next = !last                          ? block_of(row, depth + chunk)
                              : row + row_block<T> < p.n_out ? block_of(row + row_block<T>, 0)
                                                             : p.next;
-      const RegisterTiles<register_rows> tiles(n);
+      const RegisterTiles<halves == 2 ? register_rows : half_rows> tiles(n);
       Ahead<T> ahead(next, tiles.count * p.n_panels);
       for (int panel = 0; panel < p.n_panels; ++panel) {
         const T* in = p.in + panel * p.in_stride + std::ptrdiff_t(depth) * r;
@@ -135,7 +135,7 @@ __attribute__((noinline)) void product(const PanelProduct<T>& p, T* scratch) {
           const T* bias = p.bias ? p.bias + row + tile : nullptr;
           ahead.next_part();
           const Finish finish(p, panel * p.out_stride + (row + tile) * std::ptrdiff_t(r));
-          multiply<transposed, rows.value>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias, last, finish);
+          multiply<transposed, rows.value, halves>(n_depth, M, p.ldm, in, C + tile * r, depth > 0, bias, last, finish);
         });
         if constexpr (!Finish::in_registers)
           if (last) Finish(p, panel * p.out_stride + row * std::ptrdiff_t(r)).block(C, n * r);
@@ -169,21 +169,6 @@ template <class A, class T> struct Differentiate {
   }
 };
 
-// Either of them for a block of sums in the level-1 cache. Code of many instructions is not worth repeating for each
-// activation and size of tile: compiling it would take longer than all the rest.
-template <template <class, class> class Finish, class T> struct Later {
-  static constexpr bool in_registers = false;
-  const PanelProduct<T>& p;
-  const std::ptrdiff_t at;
-  Later(const PanelProduct<T>& p, std::ptrdiff_t at) : p(p), at(at) {}
-  void block(const T* sums, int n) const {
-    Activations::visit(p.activation, [&](auto activation) {
-      const Finish<decltype(activation), T> finish(p, at);
-      for (int i = 0; i < n; i += lane_count<T>) finish(i, load(sums + i));
-    });
-  }
-};
-
 // Sums on top of other panels.
 template <class T> struct Add {
   static constexpr bool in_registers = true;
@@ -198,24 +183,62 @@ template <class F> FASTMLP_INLINE void with_activation(int number, F&& f) {
   Activations::visit(number, f);
 }
 
-template <class T> void forward(const PanelProduct<T>& p, T* scratch) {
-  if (p.addend) return product<false, Add<T>>(p, scratch);
-  with_activation(p.activation, [&](auto activation) {
+template <class X> struct Type {
+  using type = X;
+};
+
+// Calls use(type, from_registers) with what finishes the sums of a product.
+template <bool transposed, class T, class F> FASTMLP_INLINE void with_finish(const PanelProduct<T>& p, F&& use) {
+  if (p.addend) return use(Type<Add<T>>(), std::true_type());
+  if (p.activation < 0) return use(Type<Activate<Identity, T>>(), std::true_type());
+  Activations::visit(p.activation, [&](auto activation) {
     using A = decltype(activation);
-    using Finish = std::conditional_t<is_cheap<A>, Activate<A, T>, Later<Activate, T>>;
-    product<false, Finish>(p, scratch);
+    if constexpr (transposed)
+      use(Type<Differentiate<A, T>>(), std::bool_constant<has_cheap_slope<A>>());
+    else
+      use(Type<Activate<A, T>>(), std::bool_constant<is_cheap<A>>());
   });
 }
 
-template <class T> void backward(const PanelProduct<T>& p, T* scratch) {
-  if (p.addend) return product<true, Add<T>>(p, scratch);
-  if (p.activation < 0) return product<true, Activate<Identity, T>>(p, scratch);
-  Activations::visit(p.activation, [&](auto activation) {
-    using A = decltype(activation);
-    using Finish = std::conditional_t<has_cheap_slope<A>, Differentiate<A, T>, Later<Differentiate, T>>;
-    product<true, Finish>(p, scratch);
-  });
+// Any of them for a block of sums in the level-1 cache. Code of many instructions is not worth repeating for each
+// activation and size of tile: compiling it would take longer than all the rest.
+template <bool transposed, class T> struct Later {
+  static constexpr bool in_registers = false;
+  const PanelProduct<T>& p;
+  const std::ptrdiff_t at;
+  Later(const PanelProduct<T>& p, std::ptrdiff_t at) : p(p), at(at) {}
+  void block(const T* sums, int n) const {
+    with_finish<transposed>(p, [&](auto type, auto) {
+      const typename decltype(type)::type finish(p, at);
+      for (int i = 0; i < n; i += lane_count<T>) finish(i, load(sums + i));
+    });
+  }
+};
+
+// The last panel may have rows for one register only.
+template <bool transposed, class T> FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch) {
+  PanelProduct<T> whole = p;
+  whole.n_panels -= p.ends_in_half;
+  if (whole.n_panels > 0)
+    with_finish<transposed>(p, [&](auto type, auto from_registers) {
+      using Finish = typename decltype(type)::type;
+      using Chosen = std::conditional_t<from_registers.value, Finish, Later<transposed, T>>;
+      product_of_panels<transposed, Chosen, 2>(whole, scratch);
+    });
+  if (!p.ends_in_half) return;
+  const std::ptrdiff_t skipped = whole.n_panels * p.out_stride;
+  PanelProduct<T> half = p;
+  half.n_panels = 1;
+  half.in += whole.n_panels * p.in_stride;
+  half.out += skipped;
+  if (half.a) half.a += skipped;
+  if (half.z) half.z += skipped;
+  if (half.addend) half.addend += skipped;
+  product_of_panels<transposed, Later<transposed, T>, 1>(half, scratch);
 }
+
+template <class T> void forward(const PanelProduct<T>& p, T* scratch) { product<false>(p, scratch); }
+template <class T> void backward(const PanelProduct<T>& p, T* scratch) { product<true>(p, scratch); }
 
 template <class T> FASTMLP_INLINE std::int64_t stored_row(const SparseRows<T>& X, int i) {
   return row_number(X.rows, X.first, i);

@@ -10,6 +10,7 @@ constexpr int panels_per_block = 8; // weights are read once for so many panels
 // Consecutive panels of a batch, and the thread's room for products.
 template <class T> struct Block {
   int first, count;
+  bool ends_in_half; // the last of them has rows for one register only
   T* scratch;
   RandomKey dropout; // of this step
 };
@@ -40,7 +41,7 @@ public:
     const std::int64_t left = rows.n - from * R;
     const int n = int(std::min<std::int64_t>(R, left)), n_next = int(std::min<std::int64_t>(R, left - n));
     if (space.in_place) {
-      PanelProduct<T> product = forward_product(space, 0, {to, 1, block.scratch, {}});
+      PanelProduct<T> product = forward_product(space, 0, {to, 1, false, block.scratch, {}});
       if (!space.sparse)
         return kernels.forward_of_rows({X.data, X.stride, rows.numbers, start, n, n_next}, product, block.scratch);
       product.M = layers[0].wt.data();
@@ -265,6 +266,7 @@ private:
     product.n_in = layer.n_in;
     product.n_out = layer.n_out;
     product.n_panels = block.count;
+    product.ends_in_half = block.ends_in_half;
     product.activation = layer.activation;
     T* z = layer.keeps_z && (space.training || !layer.is_fused) ? space.z[l + 1] + block.first * product.out_stride
                                                                 : nullptr;
@@ -295,6 +297,7 @@ private:
     product.n_in = layers[l].n_out;
     product.n_out = layers[l].n_in;
     product.n_panels = block.count;
+    product.ends_in_half = block.ends_in_half;
   }
 
   HiddenPanel<T> hidden_panel(const Workspace<T>& space, int l, int panel, const Block<T>& block) const {
