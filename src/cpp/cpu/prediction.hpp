@@ -181,9 +181,9 @@ private:
   bool block(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t first_panel, int count,
              int layer, T* scratch, T* out, const Accepts& accepts, const Judge& judge) const {
     const Kernels<T>& kernels = propagation.kernels;
-    const Block<T> all{0, count, false, scratch, {}};
     const int width = network.sizes[layer], R = kernels.rows;
     const auto rows_of = [&](std::int64_t panel) { return int(std::min<std::int64_t>(R, rows.n - panel * R)); };
+    const Block<T> all{0, count, rows_of(first_panel + count - 1) <= R / 2, scratch, {}};
     for (int p = 0; p < count; ++p) { // rows are looked at when they are about to be read anyway
       if (!accepts((first_panel + p) * R, rows_of(first_panel + p))) return false;
       propagation.enter(space, X, rows, first_panel + p, p, all);
