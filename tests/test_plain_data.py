@@ -8,6 +8,7 @@ import sklearn
 from sklearn.utils.validation import check_X_y
 
 from fastmlp import MLPClassifier, MLPRegressor, _core
+from fastmlp.classifier import _plain_classes
 
 DTYPES = (np.float32, np.float64)
 
@@ -152,3 +153,31 @@ def test_labels_of_a_warm_start():
     with pytest.raises(ValueError, match="same classes as in the previous call"):
         model.fit(X, Y + 1)
     assert model.fit(X, Y.astype(bool)).classes_.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint64, ">i4"])
+def test_classes_of_any_integers(dtype):
+    limits = np.iinfo(dtype)
+    for low in (limits.min, 0, 5, limits.max - 100):
+        labels = (low + np.array([3, 0, 100, 3, 3, 100, 100, 0, 1]).astype(object)).astype(dtype)
+        for y in (
+            np.tile(labels, 40),
+            np.tile(labels, 2),
+            np.full(300, labels[0]),
+        ):  # close together, apart, a single one
+            classes = _plain_classes(y)
+            np.testing.assert_array_equal(classes, np.unique(y))
+            assert classes.dtype == np.unique(y).dtype
+
+
+def test_labels_that_are_not_plain():
+    for y in (
+        np.arange(10),
+        np.arange(10.0) % 2,
+        np.ones((4, 1), int),
+        np.array([1, "a", 1, 1], object),
+        np.empty(0, int),
+    ):
+        assert _plain_classes(y) is None
+    assert _plain_classes(np.array(["b", "a"] * 5)).tolist() == ["a", "b"]
+    assert _plain_classes(np.array([True, False] * 5)).tolist() == [False, True]

@@ -21,11 +21,7 @@ public:
 
   std::uint32_t next() {
     if (position >= size) renew();
-    std::uint32_t y = key[position++];
-    y ^= y >> 11;
-    y ^= (y << 7) & 0x9d2c5680u;
-    y ^= (y << 15) & 0xefc60000u;
-    return y ^ (y >> 18);
+    return tempered(key[position++]);
   }
 
   // Uniform on 0..bound, both included.
@@ -42,15 +38,18 @@ public:
   }
 
   // Swaps x[i] with a random one of x[0..i], from the end. A rejected draw swaps x[i] with itself and leaves i: cheaper
-  // than a branch that nobody can predict.
+  // than a branch that nobody can predict. Words are tempered many at a time, which compilers do in wide registers.
   void shuffle(std::int64_t* x, std::int64_t n) {
     std::int64_t i = n - 1;
     for (; i > 0xffffffff; --i) std::swap(x[i], x[below_or_equal(std::uint64_t(i))]);
     std::int64_t mask = 0xffffffff;
     while (i > 0) {
-      while (mask >> 1 >= i) mask >>= 1;
-      for (const std::int64_t half = mask >> 1; i > half;) {
-        const std::int64_t drawn = next() & mask, accepted = drawn <= i;
+      if (position >= size) renew();
+      std::uint32_t words[size];
+      for (int j = position; j < size; ++j) words[j] = tempered(key[j]);
+      while (i > 0 && position < size) {
+        while (mask >> 1 >= i) mask >>= 1;
+        const std::int64_t drawn = words[position++] & mask, accepted = drawn <= i;
         std::swap(x[i], x[i ^ ((i ^ drawn) & -accepted)]);
         i -= accepted;
       }
@@ -58,6 +57,13 @@ public:
   }
 
 private:
+  static std::uint32_t tempered(std::uint32_t y) {
+    y ^= y >> 11;
+    y ^= (y << 7) & 0x9d2c5680u;
+    y ^= (y << 15) & 0xefc60000u;
+    return y ^ (y >> 18);
+  }
+
   static std::uint32_t twist(std::uint32_t high, std::uint32_t low, std::uint32_t far) {
     const std::uint32_t y = (high & 0x80000000u) | (low & 0x7fffffffu);
     return far ^ (y >> 1) ^ (-(y & 1u) & 0x9908b0dfu);

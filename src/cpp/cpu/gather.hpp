@@ -12,26 +12,31 @@ FASTMLP_INLINE std::int64_t row_number(const std::int64_t* rows, std::int64_t fi
   return rows ? rows[first + i] : first + i;
 }
 
-// The last `rest` features of rows of k, in registers that begin with earlier ones: those come out the same once more.
-// One register for each row, or two if `width` is R; of less than R features in all, these overlap.
-template <int width, class T>
-FASTMLP_INLINE void gather_rest(const T* const* x, int k, int rest, T* panel, T* columns) {
+// The last `rest` features of rows of k, more than one register: the second one overlaps the first.
+template <class T> FASTMLP_INLINE void gather_two(const T* const* x, int k, int rest, T* panel, T* columns) {
+  constexpr int W = lane_count<T>, r = R<T>;
+  const Vec<T> zero = splat<Vec<T>>(T(0));
+  for (int i = 0; i < r; ++i) {
+    T* const row = columns + i * r;
+    store(row, load(x[i] + k - rest));
+    store(row + W, zero);
+    store(row + rest - W, load(x[i] + k - W));
+  }
+  transpose_block(columns, panel);
+}
+
+// No more than one register, which begins with earlier features: these come out the same once more.
+template <class T> FASTMLP_INLINE void gather_one(const T* const* x, int k, int rest, T* panel, T* columns) {
   constexpr int W = lane_count<T>, r = R<T>;
   const Vec<T> zero = rounded(splat<Vec<T>>(T(0))); // unknown: no call of memset for so little
-  const int last = k - W, first = width < r ? last : k < r ? 0 : k - r;
   FASTMLP_UNROLL
   for (int i = 0; i < r; ++i) {
-    store(columns + i * r, load(x[i] + first));
-    store(columns + i * r + W, width < r ? zero : load(x[i] + last));
+    store(columns + i * r, load(x[i] + k - W));
+    store(columns + i * r + W, zero);
   }
-  T* const origin = panel + (rest - k) * r;
-  for (int i = 0; i < r; i += W) {
-    transpose_lanes(columns + i * r, r, origin + first * r + i, r);
-    if (width == r) transpose_lanes(columns + i * r + W, r, origin + last * r + i, r);
-  }
+  for (int i = 0; i < r; i += W) transpose_lanes(columns + i * r, r, panel + (rest - W) * r + i, r);
   for (int j = rest * r; j < r * r; j += W) store(panel + j, zero);
-  for (int j = 0; j < width; j += W)
-    for (int i = 0; i < r; i += W) transpose_lanes(panel + j * r + i, r, columns + i * r + j, r);
+  for (int i = 0; i < r; i += W) transpose_lanes(panel + i, r, columns + i * r, r);
 }
 
 // Rows shorter than a register, number by number.
@@ -81,8 +86,7 @@ void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_
         store(columns + i * r + W, load(x[i] + f + W));
       }
     } else {
-      if (rest <= W) return gather_rest<W>(x, k, rest, panel, columns);
-      return gather_rest<r>(x, k, rest, panel, columns);
+      return rest > W ? gather_two(x, k, rest, panel, columns) : gather_one(x, k, rest, panel, columns);
     }
     transpose_block(columns, panel);
   }
