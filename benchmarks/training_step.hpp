@@ -196,17 +196,12 @@ private:
     lap.last = ticks();
     for (int p = int(part(n_panels, team)); p < end; p += panels_per_block)
       compute_deltas(batch.rows, p, std::min(panels_per_block, end - p), own, lap);
-    const bool shared = tiles.is_shared(space, batch_size, team);
-    if (shared) tiles.gradients_for_other(space, batch, team);
     lap(gradient[0]); // of all layers
     team.barrier();
     lap(wait);
     const Step<T> step(state.rule, 1000);
     tiles.for_each_of(team, [&](std::size_t at, const Tile& tile) {
-      if (shared)
-        tiles.shared_gradient(space, batch, at, team, own);
-      else
-        tiles.gradient(space, batch, at, own);
+      tiles.gradient(space, batch, at, own);
       const Parameter<T>& parameter = tiles.parameter_of(tile);
       lap(parameter.is_matrix() ? gradient[parameter.layer] : bias);
       tiles.update(at, step, 1e-4, 1.0 / batch_size, own);

@@ -10,7 +10,7 @@ from test_engine import engine_of
 from test_losses import GIVEN, targets
 from test_trainer import generator, new_slots, options
 
-from fastmlp import _core
+from fastmlp import MLPRegressor, _core
 
 N_THREADS = (1, 2, 3, 4, 7)
 # layer sizes and rows in a batch of the benchmarks' workloads
@@ -124,3 +124,48 @@ def test_of_every_hyperparameter(name, given, dtype):
 
 def test_of_every_optimizer(optimizer, dtype):
     assert_same_bits(reference.Net((50, 70, 33, 4), ("relu", "tanh"), "log_loss"), 90, dtype, optimizer)
+
+
+@pytest.mark.parametrize("last", [0, 40, 200])  # rows of the last batch: none, too few to be halved, enough
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"dropout": 0.3},
+        {"normalization": "layer_norm"},
+        {"normalization": "batch_norm"},
+        {"sample_weight": True},
+        {"alpha": 0.1},
+        {"ema_decay": 0.9},
+        {"clip_value": 1e-3},
+        {"loss": "gaussian_nll"},
+    ],
+    ids=str,
+)
+def test_of_two_threads_apart(changes, last, instruction_set):
+    """Two threads with parameters of their own on halved batches, by themselves and by turns with one."""
+    random = np.random.default_rng(4)
+    X = random.normal(size=(600 + last, 30)).astype(np.float32)
+    y = (X[:, :2] @ [1, 2] + random.normal(size=len(X))).astype(np.float32)
+    changes = dict(changes)
+    weights = (
+        random.integers(0, 3, len(X)) * (np.arange(len(X)) // 300 != 1) if changes.pop("sample_weight", 0) else None
+    )
+    found = []
+    for counts in ([1], [2], [3], [1, 2, 1, 2], [2, 1, 2, 3]):
+        model = MLPRegressor(hidden_layer_sizes=(40, 20), batch_size=300, max_iter=2, random_state=0, **changes)
+        model.set_params(warm_start=True, n_iter_no_change=10)
+        for n_jobs in (counts * 4)[:4]:
+            model.set_params(n_jobs=n_jobs).fit(X, y, sample_weight=weights)
+        found.append([*model.coefs_, *model.intercepts_, model.loss_curve_, model.predict(X)])
+    for others in found[1:]:
+        for a, b in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_two_threads_apart_see_a_loss_that_is_not_finite():
+    X, y = np.full((400, 30), 1e25, np.float32), np.full(400, 1e30, np.float32)
+    for n_jobs in (1, 2):
+        model = MLPRegressor(hidden_layer_sizes=(40,), batch_size=200, n_jobs=n_jobs, random_state=0)
+        with np.errstate(all="ignore"), pytest.raises(ValueError, match="non-finite at epoch 1, batch 1"):
+            model.fit(X, y)

@@ -35,7 +35,9 @@ public:
 
   // Block by block through all layers and back. Statistics of units, which need all rows, cut this into pieces, and so
   // does a loss from outside: false if it has failed.
-  bool compute(const Batch<T>& batch, RandomKey dropout, T* scratch, const Team& team, Way way = Way::there_and_back) {
+  // `before`: see Block.
+  bool compute(const Batch<T>& batch, RandomKey dropout, T* scratch, const Team& team, Way way = Way::there_and_back,
+               int before = 0) {
     const std::int64_t start = way == Way::there_and_back ? 0 : batch.rows.first;
     const bool asks = batch.data.loss && way != Way::with_known_gradients;
     const int last = int(cuts.size()) - 1;
@@ -43,7 +45,7 @@ public:
       const int end = int(part(batch.n_panels, team, 1));
       for (int p = int(part(batch.n_panels, team)); p < end; p += panels_per_block) {
         const int count = std::min(panels_per_block, end - p);
-        visit(Block<T>{p, count, batch.rows_of(p + count - 1) <= R / 2, scratch, dropout});
+        visit(Block<T>{p, count, batch.rows_of(p + count - 1) <= R / 2, scratch, dropout, before});
       }
     };
     for (int i = 0; i < last; ++i) {

@@ -15,8 +15,8 @@
 #include "input_gradient.hpp"
 #include "kernels.hpp"
 #include "prediction.hpp"
+#include "replicas.hpp"
 #include "team_size.hpp"
-#include "tiles.hpp"
 
 #include <cmath>
 
@@ -28,7 +28,7 @@ template <class T> class CpuEngine final : public Engine<T> {
 public:
   CpuEngine(const Network& network, int n_threads)
       : network(network), kernels(kernels_for<T>(network.n_parameters)), R(kernels.rows), requested_threads(n_threads),
-        propagation(this->network, kernels), layers(propagation.layers), deltas(propagation), tiles(propagation) {
+        own(this->network, kernels) {
     std::ptrdiff_t per_row = 0; // elements of workspace
     for (int l = 0; l < network.n_layers(); ++l) {
       flops_per_row += 2.0 * network.sizes[l] * network.sizes[l + 1];
@@ -43,12 +43,21 @@ public:
 
   std::ptrdiff_t parameter_count() const override { return network.n_parameters; }
 
-  void set_parameters(const T* flat) override { propagation.read(flat); }
+  void set_parameters(const T* flat) override {
+    propagation.read(flat);
+    are_alike = false;
+  }
   void get_parameters(T* flat) const override { propagation.write(flat); }
 
-  void set_slots(const std::vector<T*>& lent) override { tiles.lend(lent); }
+  void set_slots(const std::vector<T*>& lent) override {
+    tiles.lend(lent);
+    are_alike = false;
+  }
   void get_slots() override { tiles.give_back(); }
-  void exchange_average() override { tiles.exchange_last_slot(); }
+  void exchange_average() override {
+    tiles.exchange_last_slot();
+    are_alike = false;
+  }
 
   EpochResult epoch(const Dataset<T>& data, const std::int64_t* order, std::int64_t n, std::int64_t batch_size,
                     double alpha, Rule& rule, Poll& poll) override {
@@ -56,13 +65,13 @@ public:
     if (rule.clip_norm < infinity && !gradients.data()) gradients = AlignedArray<T>(tiles.all_gradients_size());
     const int n_threads = prepare(std::min(n, batch_size), data, std::min(n, batch_size));
     EpochResult result;
-    std::int64_t next = 0;
-    while (next < n && result.failed_batch == 0 && !result.interrupted) {
+    Stretch<T> steps{data, order, n, batch_size, alpha, rule, result};
+    while (steps.next < n && result.failed_batch == 0 && !result.interrupted) {
       if (poll()) {
         result.interrupted = true;
         break;
       }
-      next = some_steps(data, order, next, n, batch_size, alpha, rule, n_threads, result);
+      some_steps(steps, n_threads);
       result.interrupted = data.loss && data.loss->failed();
     }
     return result;
@@ -109,6 +118,7 @@ public:
     const int n_threads = choose_threads(requested_threads, 10 * double(network.n_parameters));
     make_scratch(n_threads);
     tiles.plan(0);
+    are_alike = false;
     parallel(n_threads, [&](const Team& team) {
       const FlushDenormals mode;
       const Step<T> step(rule, rule.t);
@@ -172,53 +182,67 @@ private:
     while (int(scratch.size()) < n_threads) scratch.emplace_back(size);
   }
 
-  // Steps for some milliseconds in one region, from the batch that begins with row `next`; returns where the batch
-  // after them begins. Between regions the number of threads may change, and the caller may ask whether to stop.
-  std::int64_t some_steps(const Dataset<T>& data, const std::int64_t* order, std::int64_t next, std::int64_t n,
-                          std::int64_t batch_size, double alpha, Rule& rule, int n_threads, EpochResult& result) {
+  // Steps for some milliseconds in one region. Between regions the number of threads may change, and the caller may ask
+  // whether to stop.
+  void some_steps(Stretch<T>& steps, int n_threads) {
     constexpr double surely_worth_all = 1e8; // flops
-    const double flops = 3 * flops_per_row * double(batch_size);
-    const std::int64_t look = 1 + std::int64_t(2e6 / flops); // steps from look to look
-    const bool is_measured =
-        requested_threads == 0 && n_threads > 1 && flops < surely_worth_all && !data.loss && !has_steady_threads();
+    const double flops = 3 * flops_per_row * double(steps.batch_size);
+    const bool is_measured = requested_threads == 0 && n_threads > 1 && flops < surely_worth_all && !steps.data.loss &&
+                             !has_steady_threads();
     const auto [size, seconds] = is_measured ? choose_team(flops, n_threads) : TeamChoice{n_threads, 0.02};
-    const double start = wall_seconds(), until = start + seconds;
+    const bool apart = size == 2 && can_be_apart(steps);
+    if (apart && !replicas) replicas = std::make_unique<TwoReplicas<T>>(network, kernels, own);
+    if (apart) replicas->prepare(int(steps.largest_batch()), are_alike);
+    const double start = wall_seconds();
+    const std::int64_t begin = steps.next;
+    steps.look = 1 + std::int64_t(2e6 / flops);
+    steps.until = start + seconds;
     bool end = false, failed = false; // written before a step's first barrier, read between its two
-    const auto steps = [&](const Team& team) {
+    const auto run = [&](const Team& team) {
       const FlushDenormals mode;
-      std::int64_t until_look = look;
-      for (std::int64_t first = next, t = rule.t; first < n; first += batch_size) {
-        const Batch<T> batch(data, {order, first, std::min(batch_size, n - first)}, R);
-        if (!deltas.compute(batch, rule.dropout_key(t + 1), scratch[team.thread].data(), team)) break;
-        if (team.thread == 0 && --until_look == 0) {
-          end = wall_seconds() > until;
-          until_look = look;
-        }
-        if (tiles.is_shared(deltas.space, int(batch.rows.n), team))
-          tiles.gradients_for_other(deltas.space, batch, team);
-        team.barrier();
-        if (failed) break;
-        const bool last = end;
-        // Row losses must be read before the barrier, behind which others start the next batch; squares are ready
-        // after.
-        const double weight = batch.weight, loss = weight != 0 ? deltas.sum_of_losses(batch) / weight : 0;
-        if (weight != 0 && !std::isnan(loss)) step(batch, rule, ++t, alpha, 1 / weight, team);
-        team.barrier();
-        if (team.thread == 0) {
-          const double l2 = weight != 0 ? penalty(alpha) / weight : 0;
-          result.add(loss, l2, batch.rows.n);
-          failed = result.failed_batch > 0;
-          rule.t = t;
-          next = first + batch_size;
-        }
-        if (last) break;
-      }
+      if (apart && team.threads == 2)
+        replicas->run(steps, team, scratch[team.thread].data());
+      else
+        run_together(steps, team, end, failed);
     };
-    const std::int64_t begin = next;
-    const int n_came = parallel(size, steps, !data.loss);
-    if (is_measured && is_warm) report_team(flops, n_came, double(next - begin), wall_seconds() - start);
+    const int n_came = parallel(size, run, !steps.data.loss);
+    if (is_measured && is_warm) report_team(flops, n_came, double(steps.next - begin), wall_seconds() - start);
     is_warm = true;
-    return next;
+    are_alike = apart && n_came == 2;
+  }
+
+  // One thread's part of the steps, all on the same parameters.
+  void run_together(Stretch<T>& steps, const Team& team, bool& end, bool& failed) {
+    std::int64_t until_look = steps.look;
+    for (std::int64_t first = steps.next, t = steps.rule.t; first < steps.n; first += steps.batch_size) {
+      const Batch<T> batch = steps.batch(first, R);
+      if (!deltas.compute(batch, steps.rule.dropout_key(t + 1), scratch[team.thread].data(), team)) break;
+      if (team.thread == 0 && --until_look == 0) {
+        end = wall_seconds() > steps.until;
+        until_look = steps.look;
+      }
+      team.barrier();
+      if (failed) break;
+      const bool last = end;
+      // Row losses must be read before the barrier, behind which others start the next batch; squares are ready after.
+      const double weight = batch.weight, loss = weight != 0 ? deltas.sum_of_losses(batch) / weight : 0;
+      if (weight != 0 && !std::isnan(loss)) step(batch, steps.rule, ++t, steps.alpha, 1 / weight, team);
+      team.barrier();
+      if (team.thread == 0) {
+        const double l2 = weight != 0 ? penalty(steps.alpha) / weight : 0;
+        steps.result.add(loss, l2, batch.rows.n);
+        failed = steps.result.failed_batch > 0;
+        steps.rule.t = t;
+        steps.next = first + steps.batch_size;
+      }
+      if (last) break;
+    }
+  }
+
+  // Whether two threads may have a replica each.
+  bool can_be_apart(const Stretch<T>& steps) const {
+    return tiles.first_half(int(steps.largest_batch())) > 0 && steps.rule.clip_norm == infinity && !steps.data.loss &&
+           !deltas.space.sparse && !deltas.needs_all_rows();
   }
 
   // --- phase 2 -------------------------------------------------------------------------------------------------------
@@ -242,7 +266,7 @@ private:
       gradient_of(0, half, first_half_gradient.data());
       for (int k = 0; k < layers[0].n_in; ++k) {
         const std::ptrdiff_t at = k * layers[0].ldt + block * R;
-        kernels.add(first_half_gradient.data() + at, R, G + at);
+        kernels.add(G + at, first_half_gradient.data() + at, R, G + at);
       }
     }
     team.barrier();
@@ -252,13 +276,10 @@ private:
   void step(const Batch<T>& batch, const Rule& rule, long long t, double alpha, double scale, const Team& team) {
     const Step<T> step(rule, t);
     sparse_gradient(batch, team);
-    const bool clips = rule.clip_norm < infinity, shared = tiles.is_shared(deltas.space, int(batch.rows.n), team);
+    const bool clips = rule.clip_norm < infinity;
     tiles.for_each_of(team, [&](std::size_t i, const Tile&) {
       T* G = clips ? gradients.data() + tiles.gradient_start(i) : scratch[team.thread].data();
-      if (shared)
-        tiles.shared_gradient(deltas.space, batch, i, team, G);
-      else
-        tiles.gradient(deltas.space, batch, i, G);
+      tiles.gradient(deltas.space, batch, i, G);
       if (clips)
         tiles.keep_gradient(i, alpha, scale, G);
       else
@@ -296,13 +317,16 @@ private:
   double flops_per_row = 0;
   int max_rows = 0;
   bool is_warm = false; // its memory has been used
-  Propagation<T> propagation;
-  std::vector<Layer<T>>& layers; // of `propagation`
-  Deltas<T> deltas;
-  Tiles<T> tiles;
-  std::vector<AlignedArray<T>> scratch; // per thread
-  AlignedArray<T> gradients;            // of all tiles, where steps depend on their length
-  AlignedArray<T> first_half_gradient;  // of sparse input
+  Replica<T> own;
+  Propagation<T>& propagation = own.propagation;
+  std::vector<Layer<T>>& layers = propagation.layers;
+  Deltas<T>& deltas = own.deltas;
+  Tiles<T>& tiles = own.tiles;
+  std::unique_ptr<TwoReplicas<T>> replicas; // for two threads on halved batches
+  bool are_alike = false;                   // both have learned the same
+  std::vector<AlignedArray<T>> scratch;     // per thread
+  AlignedArray<T> gradients;                // of all tiles, where steps depend on their length
+  AlignedArray<T> first_half_gradient;      // of sparse input
 };
 
 } // namespace

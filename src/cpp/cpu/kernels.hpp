@@ -161,7 +161,7 @@ template <class T> struct Kernels {
   void (*weight_gradient_along_rows)(const T* delta, std::ptrdiff_t delta_stride, const T* inputs,
                                      std::ptrdiff_t input_stride, int n_panels, int n, int n_columns, bool adds, T* G);
   void (*bias_gradient)(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, bool adds, T* g);
-  void (*add)(const T* addend, std::ptrdiff_t n, T* sum); // n a multiple of the lanes
+  void (*add)(const T* a, const T* b, std::ptrdiff_t n, T* sum); // n a multiple of the lanes
 
   // G = (G + alpha w) * scale: the gradient of the mean loss with its L2 penalty; returns the sum of w^2. Rows of G are
   // R apart, as many columns as the tile has count.

@@ -13,6 +13,7 @@ template <class T> struct Block {
   bool ends_in_half; // the last of them has rows for one register only
   T* scratch;
   RandomKey dropout; // of this step
+  int before = 0;    // panels of the batch that another workspace has
 };
 
 template <class T> class Propagation {
@@ -320,8 +321,8 @@ private:
   Dropout<T> dropout_of(int l, int panel, const Block<T>& block) const {
     const double share = network.dropout[l];
     if (share == 0 || !block.dropout.is_set()) return {};
-    return {block.dropout.of(std::uint64_t(l)), std::uint32_t(share * 4294967296.0), std::uint32_t(panel) * R,
-            T(1 / (1 - share))};
+    return {block.dropout.of(std::uint64_t(l)), std::uint32_t(share * 4294967296.0),
+            std::uint32_t(block.before + panel) * R, T(1 / (1 - share))};
   }
 
   // Deltas that reach layer l along a skip from above, as they are; null if none do, or through a projection.

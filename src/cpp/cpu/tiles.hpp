@@ -1,10 +1,9 @@
 // The second phase of a step: parameters in tiles, each with its gradient over all rows and its share of the optimizer.
 //
 // Where a batch has many more units and deltas than the network has weights, and work for two threads, the gradient is
-// the sum of those of its two halves. Then two threads need not read each other's rows: before the barrier between the
-// phases each takes the gradient of its own half for the tiles of the other, and what goes from core to core is one
-// number a weight. Whether a batch is halved depends on the network and on its rows, never on the number of threads, so
-// that all get the same sums.
+// the sum of those of its two halves: two threads need not read each other's rows then, see replicas.hpp. Whether a
+// batch is halved depends on the network and on its rows, never on the number of threads, so that all get the same
+// sums.
 #pragma once
 
 #include "outside_loss.hpp"
@@ -116,6 +115,7 @@ public:
   void give_back() {
     if (padded) padded.write(parameters, slots);
   }
+  const std::vector<T*>& lent_slots() const { return slots; }
 
   // Swaps all weights and biases with the last slot.
   void exchange_last_slot() {
@@ -133,7 +133,6 @@ public:
   // what every tile costs.
   void plan(double n_rows) {
     const double lanes = R / 2;
-    if (first_half(int(n_rows)) > 0 && !owed.data()) owed = AlignedArray<T>(all_gradients_size());
     work.assign(1, 0.0);
     for (const Tile& tile : list) {
       const bool is_matrix = parameters[tile.parameter].is_matrix();
@@ -156,6 +155,7 @@ public:
     for (std::size_t i = first(team); i < end; ++i) use(i, list[i]);
   }
 
+  std::size_t size() const { return list.size(); }
   const Parameter<T>& parameter_of(const Tile& tile) const { return parameters[tile.parameter]; }
 
   // --- one tile; G holds its gradient: [n][R], or [n] of a vector
@@ -167,8 +167,9 @@ public:
 
   // The panels of the first half of a batch; 0 if it is not halved.
   int first_half(int n_rows) const {
-    constexpr int least_rows = 128, many = 3; // measured: from both on a gain with two threads, and no loss with one
-    const bool is_halved = n_rows >= least_rows && flops_per_row * n_rows >= worth_a_second_thread &&
+    constexpr int least_rows = 64, many = 3; // measured: from both on a gain with two threads, and no loss with one
+    const bool is_halved = propagation.network.n_parameters <= few_parameters && n_rows >= least_rows &&
+                           flops_per_row * n_rows >= worth_a_second_thread &&
                            read_per_row * n_rows >= many * double(propagation.network.n_parameters);
     return is_halved ? (n_rows + R - 1) / R / 2 : 0;
   }
@@ -185,19 +186,9 @@ public:
     }
   }
 
-  // The same by two threads, each with the rows that it has computed: before the barrier what it owes to the tiles of
-  // the other, behind it its own tiles.
-  bool is_shared(const Workspace<T>& space, int n_rows, const Team& team) const {
-    return team.threads == 2 && first_half(n_rows) > 0 && !space.sparse;
-  }
-  void gradients_for_other(const Workspace<T>& space, const Batch<T>& batch, const Team& team) {
-    for_each_of({1 - team.thread, 2, team.meeting}, [&](std::size_t i, const Tile&) {
-      gradient_of_half(space, batch, list[i], nullptr, team, owed.data() + gradient_starts[i]);
-    });
-  }
-  void shared_gradient(const Workspace<T>& space, const Batch<T>& batch, std::size_t i, const Team& team, T* G) const {
-    gradient_of_half(space, batch, list[i], after(i), team, G);
-    kernels.add(owed.data() + gradient_starts[i], std::ptrdiff_t(gradient_starts[i + 1] - gradient_starts[i]), G);
+  // The same of a batch that is itself a half.
+  void gradient_of_half(const Workspace<T>& space, const Batch<T>& half, std::size_t i, T* G) const {
+    gradient_of(space, half, 0, int(half.rows.n), list[i], nullptr, false, G);
   }
 
   // G = (G + alpha w) * scale; only matrices are penalised.
@@ -249,12 +240,6 @@ private:
 
   // The tile to be fetched; none of small networks, which are in the cache.
   const UpdateTile<T>* after(std::size_t i) const { return padded || i + 1 == list.size() ? nullptr : &places[i + 1]; }
-
-  void gradient_of_half(const Workspace<T>& space, const Batch<T>& batch, const Tile& tile, const UpdateTile<T>* next,
-                        const Team& team, T* G) const {
-    const int n_rows = int(batch.rows.n), half = first_half(n_rows) * R;
-    gradient_of(space, batch, team.thread ? half : 0, team.thread ? n_rows : half, tile, next, false, G);
-  }
 
   // Sum over the rows from `first`, where a panel begins, to `end`; with `adds` on top of G.
   void gradient_of(const Workspace<T>& space, const Batch<T>& batch, int first, int end, const Tile& tile,
@@ -337,7 +322,6 @@ private:
   std::vector<double> squares;       // of each tile's weights
   std::vector<double> gradient_squares;
   std::vector<std::size_t> gradient_starts;
-  AlignedArray<T> owed;  // of each tile, by the thread that has the other half of the rows
   std::vector<T*> slots; // lent
   PaddedSlots<T> padded; // of small networks
 };

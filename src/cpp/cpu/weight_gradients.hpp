@@ -69,8 +69,8 @@ FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_st
   }
 }
 
-template <class T> void add(const T* addend, std::ptrdiff_t n, T* sum) {
-  for (std::ptrdiff_t i = 0; i < n; i += lane_count<T>) store(sum + i, load(sum + i) + load(addend + i));
+template <class T> void add(const T* a, const T* b, std::ptrdiff_t n, T* sum) {
+  for (std::ptrdiff_t i = 0; i < n; i += lane_count<T>) store(sum + i, load(a + i) + load(b + i));
 }
 
 template <int halves, class T>
@@ -92,7 +92,7 @@ void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* colum
   if (adds && n_rows > gradient_chunk<T>) { // the sums of later chunks begin with those of earlier ones
     T sums[tile_rows<T> * 3 / 2 * R<T>];
     weight_gradient(delta, delta_stride, columns, n_rows, n, n_columns, false, next, sums);
-    return add(sums, std::ptrdiff_t(n) * R<T>, G);
+    return add(G, sums, std::ptrdiff_t(n) * R<T>, G);
   }
   if (n_columns <= lane_count<T>)
     weight_gradient_of<1>(delta, delta_stride, columns, n_rows, n, adds, next, G);
