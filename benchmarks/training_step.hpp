@@ -1,8 +1,9 @@
 // A training for measurements: data, the step as users get it, and the same step with a clock after each part.
 #pragma once
 
-#include "../src/cpp/cpu/tiles.hpp"
+#include "../src/cpp/cpu/replicas.hpp"
 
+#include <deque>
 #include <map>
 #include <numeric>
 #include <random>
@@ -120,13 +121,18 @@ class StepInParts {
 public:
   StepInParts(const Network& network, const Data& data)
       : network(network), kernels(fastmlp::kernels<T>()), R(kernels.rows), batch_size(data.batch_size),
-        state(network, data), propagation(network, kernels), tiles(propagation),
-        space(network, propagation.layers, R, batch_size, false, true) {
-    propagation.read(state.parameters.data());
-    tiles.lend({state.m.data(), state.v.data()});
-    tiles.plan(batch_size);
+        state(network, data), other_state(network, data) {
+    for (State* kept : {&state, &other_state}) {
+      Member& member = members.emplace_back(network, kernels);
+      member.propagation.read(kept->parameters.data());
+      member.tiles.lend({kept->m.data(), kept->v.data()});
+      member.tiles.plan(batch_size);
+      member.deltas.prepare(batch_size, false, 0);
+    }
+    const Tiles<T>& tiles = members.front().tiles;
     const std::size_t size = std::max(kernels.scratch_size(panels_per_block, network.sizes[1]), tiles.gradient_size());
     for (int i = 0; i < 2; ++i) scratch.emplace_back(size);
+    for (int i = 0; i < 4; ++i) handed_over.emplace_back(tiles.all_gradients_size());
     for (int i = 0; i < 1000; ++i) {
       const std::uint64_t before = ticks();
       cost = std::min(cost, double(ticks() - before));
@@ -161,14 +167,15 @@ public:
   }
   template <class F> void for_each_matrix_tile(F&& use) const {
     Barrier nobody;
+    const Tiles<T>& tiles = members.front().tiles;
     tiles.for_each_of({0, 1, nobody}, [&](std::size_t, const Tile& tile) {
       if (tiles.parameter_of(tile).is_matrix()) use(tiles.parameter_of(tile).layer, tile);
     });
   }
   enum class Inputs { in_columns, in_panels, in_place }; // of the weight gradient
   Inputs inputs(int layer) const {
-    if (layer == 0 && space.in_place) return Inputs::in_place;
-    return propagation.layers[layer].is_narrow ? Inputs::in_panels : Inputs::in_columns;
+    if (layer == 0 && members.front().deltas.space.in_place) return Inputs::in_place;
+    return members.front().propagation.layers[layer].is_narrow ? Inputs::in_panels : Inputs::in_columns;
   }
 
   const Network& network;
@@ -188,37 +195,62 @@ private:
     return found;
   }
 
+  using Member = Replica<T>;
+
   void run(const Team& team, int i, Laps& lap) {
-    T* const own = scratch[team.thread].data();
+    T* const G = scratch[team.thread].data();
     const std::int64_t* rows = state.data.batch(state.position + i);
-    const int n_panels = (batch_size + R - 1) / R, end = int(part(n_panels, team, 1));
-    const Batch<T> batch(state.data.set, {rows, 0, batch_size}, R);
+    const int half = team.threads == 2 ? members.front().tiles.first_half(batch_size) : 0; // panels, if it is halved
+    const bool apart = half > 0;
+    const int first = apart && team.thread == 1 ? half * R : 0, end = apart && team.thread == 0 ? half * R : batch_size;
+    const Batch<T> batch(state.data.set, {rows, first, end - first}, R);
+    Member& own = members[apart ? team.thread : 0];
+    Tiles<T>& tiles = own.tiles;
+    const auto handed = [&](int thread, std::size_t at) {
+      return handed_over[2 * (i % 2) + thread].data() + tiles.gradient_start(at);
+    };
+    const Team share = apart ? Team{0, 1, team.meeting} : team;
     lap.last = ticks();
-    for (int p = int(part(n_panels, team)); p < end; p += panels_per_block)
-      compute_deltas(batch.rows, p, std::min(panels_per_block, end - p), own, lap);
-    lap(gradient[0]); // of all layers
+    const int last_panel = int(part(batch.n_panels, share, 1));
+    for (int p = int(part(batch.n_panels, share)); p < last_panel; p += panels_per_block)
+      compute_deltas(own, batch, p, std::min(panels_per_block, last_panel - p), G, lap);
+    const auto lap_of = [&](const std::vector<int>& parts, const Tile& tile) {
+      const Parameter<T>& parameter = tiles.parameter_of(tile);
+      lap(parameter.is_matrix() ? parts[parameter.layer] : bias);
+    };
+    if (apart)
+      tiles.for_each_of(share, [&](std::size_t at, const Tile& tile) {
+        tiles.gradient_of_half(own.deltas.space, batch, at, handed(team.thread, at));
+        lap_of(gradient, tile);
+      });
     team.barrier();
     lap(wait);
     const Step<T> step(state.rule, 1000);
-    tiles.for_each_of(team, [&](std::size_t at, const Tile& tile) {
-      tiles.gradient(space, batch, at, own);
-      const Parameter<T>& parameter = tiles.parameter_of(tile);
-      lap(parameter.is_matrix() ? gradient[parameter.layer] : bias);
-      tiles.update(at, step, 1e-4, 1.0 / batch_size, own);
-      lap(parameter.is_matrix() ? update[parameter.layer] : bias);
+    tiles.for_each_of(share, [&](std::size_t at, const Tile& tile) {
+      if (apart) {
+        const std::size_t size = tiles.gradient_start(at + 1) - tiles.gradient_start(at);
+        kernels.add(handed(0, at), handed(1, at), std::ptrdiff_t(size), G);
+      } else {
+        tiles.gradient(own.deltas.space, batch, at, G);
+        lap_of(gradient, tile);
+      }
+      tiles.update(at, step, 1e-4, 1.0 / batch_size, G);
+      lap_of(update, tile);
     });
-    team.barrier();
+    if (!apart) team.barrier();
     lap(wait);
   }
 
-  void compute_deltas(const RowRange& rows, int first, int count, T* own, Laps& lap) {
+  void compute_deltas(Member& own, const Batch<T>& batch, int first, int count, T* scratch, Laps& lap) {
+    const Propagation<T>& propagation = own.propagation;
+    Workspace<T>& space = own.deltas.space;
     const int last = network.n_layers(), end = first + count;
-    const Block<T> block{first, count, end * R - batch_size >= R / 2, own, {}};
+    const Block<T> block{first, count, batch.rows_of(end - 1) <= R / 2, scratch, {}};
     const RowLoss row_loss = network.row_loss();
     for (int panel = first; panel < end; ++panel) {
-      propagation.enter_targets(space, state.data.set, rows, panel);
+      propagation.enter_targets(space, state.data.set, batch.rows, panel);
       lap(loss);
-      propagation.enter(space, state.data.set.X, rows, panel, panel, block);
+      propagation.enter(space, state.data.set.X, batch.rows, panel, panel, block);
       lap(space.in_place ? forward[0] : gather);
     }
     for (int l = 0; l < last; ++l) {
@@ -239,11 +271,9 @@ private:
     }
   }
 
-  State state;
-  Propagation<T> propagation;
-  Tiles<T> tiles;
-  Workspace<T> space;
-  std::vector<AlignedArray<T>> scratch;
+  State state, other_state;
+  std::deque<Member> members; // the second one for two threads on halved batches
+  std::vector<AlignedArray<T>> scratch, handed_over;
   double cost = 1e9; // ticks that reading the clock takes
   std::vector<std::string> names;
   const int gather = number("gather"), loss = number("loss"), columns = number("columns"), bias = number("bias"),
