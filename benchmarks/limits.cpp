@@ -38,7 +38,7 @@ public:
   }
 
   // A product of a whole batch: all rows of weights are the same one, all panels too, and large layers are cut.
-  double product(bool transposed, int n_in, int n_out, int n_panels, int activation) {
+  double product(bool transposed, int n_in, int n_out, double n_panels, int activation) {
     PanelProduct<T> p{};
     p.M = weights.data();
     p.in = in.data();
@@ -47,21 +47,22 @@ public:
     p.bias = transposed ? nullptr : weights.data();
     p.n_in = std::min(n_in, transposed ? 192 : 256);
     p.n_out = std::min(n_out, 192);
-    p.n_panels = std::min(n_panels, panels_per_block);
+    p.n_panels = int(std::min<double>(n_panels, panels_per_block));
     p.activation = activation;
     const double taken = seconds_of([&] { (transposed ? kernels.backward : kernels.forward)(p, scratch.data()); });
     return taken * n_panels / p.n_panels * n_in / p.n_in * n_out / p.n_out;
   }
 
   // The first layer on rows where they lie, all of them the same one.
-  double product_of_rows(int n_in, int n_out, int n_panels) {
+  double product_of_rows(int n_in, int n_out, double n_panels) {
     PanelProduct<T> p{};
     p.M = p.bias = weights.data();
     p.out = out.data();
     p.n_in = n_in;
     p.n_out = n_out;
     p.activation = -1;
-    return seconds_of([&] { kernels.forward_of_rows(same_row(kernels.rows), p, scratch.data()); }) * n_panels;
+    return seconds_of([&] { kernels.forward_of_rows(same_row(kernels.rows), p, nullptr, 0, scratch.data()); }) *
+           n_panels;
   }
 
   double gradient(int n, int n_columns, int n_rows, StepInParts::Inputs inputs) {
@@ -89,7 +90,8 @@ private:
 void measure_in_cache(const StepInParts& step, Found& found) {
   static InCache cache;
   const Network& network = step.network;
-  const int n_panels = (step.batch_size + step.R - 1) / step.R, last = network.n_layers() - 1;
+  const int last = network.n_layers() - 1, registers = (step.batch_size + step.R / 2 - 1) / (step.R / 2);
+  const double n_panels = registers / 2.0; // the last one may be half a one
   std::map<std::string, double> of_shape, sums;
   const auto add = [&](const std::string& part, const std::string& shape, auto&& measure_it) {
     if (!of_shape.count(shape)) of_shape[shape] = measure_it();
@@ -158,7 +160,7 @@ double read_a_second(const Data& data) {
   const std::int64_t n = data.set.X.n_rows * data.set.X.n_columns / (n_sums * W) * (n_sums * W);
   V sums[n_sums] = {};
   const double start = wall_seconds();
-  for (const T *x = data.X.data(), *end = x + n; x < end; x += n_sums * W) {
+  for (const T *x = data.X, *end = x + n; x < end; x += n_sums * W) {
     FASTMLP_UNROLL
     for (int j = 0; j < n_sums; ++j) sums[j] += FASTMLP_ISA::load(x + j * W);
   }

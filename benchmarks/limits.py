@@ -125,9 +125,9 @@ def measure(program: Path, workload: Workload, rounds: int) -> dict[str, Any]:
 
 
 def lanes_used(workload: Workload, panel_rows: int) -> float:
-    """Return which part of the multiply-adds is of use: panels, and tiles of the weight gradient, may be half empty."""
+    """Return which part of the multiply-adds is of use: registers of the last rows and columns may be partly empty."""
     register = panel_rows // 2
-    rows = math.ceil(workload.batch_size / panel_rows) * panel_rows
+    rows = math.ceil(workload.batch_size / register) * register
     useful = done = 0
     for layer, (n_in, n_out) in enumerate(pairwise(workload.layer_sizes)):
         n_products = 1 + (layer > 0)

@@ -19,17 +19,18 @@ constexpr int most_steps = 1000; // in a burst
 
 struct Data {
   const int batch_size, n_batches; // of an epoch
-  AlignedArray<T> X, y;
+  AlignedArray<T> memory, y;
+  T* const X; // 16 bytes behind the start of a line of the cache, as NumPy's arrays are
   std::vector<std::int32_t> labels;
   std::vector<std::int64_t> order; // all rows shuffled, again and again
   Dataset<T> set;
 
   Data(const Network& network, int n_rows, int batch_size)
-      : batch_size(batch_size), n_batches(n_rows / batch_size), X(std::size_t(n_rows) * network.n_inputs()), y(n_rows),
-        labels(n_rows) {
+      : batch_size(batch_size), n_batches(n_rows / batch_size), memory(std::size_t(n_rows) * network.n_inputs() + 4),
+        y(n_rows), X(memory.data() + 4), labels(n_rows) {
     std::mt19937 random(0);
     std::normal_distribution<T> normal;
-    std::generate_n(X.data(), std::size_t(n_rows) * network.n_inputs(), [&] { return normal(random); });
+    std::generate_n(X, std::size_t(n_rows) * network.n_inputs(), [&] { return normal(random); });
     std::generate_n(y.data(), n_rows, [&] { return normal(random); });
     for (int i = 0; i < n_rows; ++i) labels[i] = i % network.n_outputs();
     std::vector<std::int64_t> rows(n_rows);
@@ -38,7 +39,7 @@ struct Data {
     rows.resize(n_batches * batch_size);
     while (int(order.size()) < (n_batches + most_steps + 2) * batch_size)
       order.insert(order.end(), rows.begin(), rows.end());
-    set = {{n_rows, network.n_inputs(), X.data(), network.n_inputs()}, y.data(), nullptr, nullptr};
+    set = {{n_rows, network.n_inputs(), X, network.n_inputs()}, y.data(), nullptr, nullptr};
     if (network.n_outputs() > 1) set.labels = labels.data();
   }
   const std::int64_t* batch(int number) const { return order.data() + number * batch_size; }
@@ -127,7 +128,7 @@ public:
       member.propagation.read(kept->parameters.data());
       member.tiles.lend({kept->m.data(), kept->v.data()});
       member.tiles.plan(batch_size);
-      member.deltas.prepare(batch_size, false, 0);
+      member.deltas.prepare(batch_size, data.set.X, 0);
     }
     const Tiles<T>& tiles = members.front().tiles;
     const std::size_t size = std::max(kernels.scratch_size(panels_per_block, network.sizes[1]), tiles.gradient_size());

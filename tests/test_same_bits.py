@@ -10,7 +10,7 @@ from test_engine import engine_of
 from test_losses import GIVEN, targets
 from test_trainer import generator, new_slots, options
 
-from fastmlp import MLPRegressor, _core
+from fastmlp import MLPClassifier, MLPRegressor, _core
 
 N_THREADS = (1, 2, 3, 4, 7)
 # layer sizes and rows in a batch of the benchmarks' workloads
@@ -137,6 +137,7 @@ def test_of_every_optimizer(optimizer, dtype):
         {"sample_weight": True},
         {"alpha": 0.1},
         {"ema_decay": 0.9},
+        {"ema_decay": 0.9, "early_stopping": True},  # the average is looked at after each epoch
         {"clip_value": 1e-3},
         {"loss": "gaussian_nll"},
     ],
@@ -148,9 +149,11 @@ def test_of_two_threads_apart(changes, last, instruction_set):
     X = random.normal(size=(600 + last, 30)).astype(np.float32)
     y = (X[:, :2] @ [1, 2] + random.normal(size=len(X))).astype(np.float32)
     changes = dict(changes)
-    weights = (
-        random.integers(0, 3, len(X)) * (np.arange(len(X)) // 300 != 1) if changes.pop("sample_weight", 0) else None
-    )
+    weights = None
+    if changes.pop("sample_weight", False):
+        weights = random.integers(0, 3, len(X))
+        weights[300:600] = 0  # a whole batch
+        changes["shuffle"] = False
     found = []
     for counts in ([1], [2], [3], [1, 2, 1, 2], [2, 1, 2, 3]):
         model = MLPRegressor(hidden_layer_sizes=(40, 20), batch_size=300, max_iter=2, random_state=0, **changes)
@@ -163,9 +166,37 @@ def test_of_two_threads_apart(changes, last, instruction_set):
             np.testing.assert_array_equal(a, b)
 
 
-def test_two_threads_apart_see_a_loss_that_is_not_finite():
-    X, y = np.full((400, 30), 1e25, np.float32), np.full(400, 1e30, np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_of_two_threads_apart_and_one_by_turns(dtype):
+    """While it is measured how many threads pay, one engine goes from two replicas to one thread and back."""
+    random = np.random.default_rng(5)
+    X, y = random.normal(size=(600, 64)).astype(dtype), random.integers(0, 10, 600)
+    settings = {"hidden_layer_sizes": (100,), "batch_size": 200, "max_iter": 400, "n_iter_no_change": 400}
+    alone = MLPClassifier(**settings, n_jobs=1, random_state=0).fit(X, y)
+    _core.set_steady_threads(False)
+    for _ in range(3):
+        measured = MLPClassifier(**settings, n_jobs=None, random_state=0).fit(X, y)
+        for a, b in zip(alone.coefs_, measured.coefs_, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert measured.loss_curve_ == alone.loss_curve_
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_two_threads_apart_see_a_loss_that_is_not_finite(batch):
+    X, y = np.ones((400, 30), np.float32), np.ones(400, np.float32)
+    y[200 * batch - 1] = 1e30
     for n_jobs in (1, 2):
-        model = MLPRegressor(hidden_layer_sizes=(40,), batch_size=200, n_jobs=n_jobs, random_state=0)
-        with np.errstate(all="ignore"), pytest.raises(ValueError, match="non-finite at epoch 1, batch 1"):
+        model = MLPRegressor(hidden_layer_sizes=(40,), batch_size=200, shuffle=False, n_jobs=n_jobs, random_state=0)
+        with np.errstate(all="ignore"), pytest.raises(ValueError, match=f"non-finite at epoch 1, batch {batch}:"):
             model.fit(X, y)
+
+
+def test_rows_that_are_missing_have_no_loss(instruction_set):
+    """The last panel of 200 rows is half empty. What would be there has outputs of 0, too far from these targets."""
+    X, y = np.zeros((200, 3), np.float32), np.full(200, 3e19, np.float32)
+    model = MLPRegressor(hidden_layer_sizes=(), alpha=0, batch_size=200, max_iter=1, warm_start=True).fit(
+        X, np.zeros(200)
+    )
+    model.intercepts_[0][...] = 3e19
+    model.fit(X, y)
+    assert model.loss_ == 0

@@ -94,6 +94,7 @@ template <class T> struct Check {
       product.z = halved_z.data();
       product.ends_in_half = true;
       k.forward(product, scratch.data());
+      if (activation >= 0) check_half_of_z(z, halved_z, n_out, activation);
       check_half(out, halved, n_out, value_of_0(activation),
                  named("forward of half a panel", n_in, n_out, name.c_str()));
       product.out = out.data();
@@ -134,6 +135,12 @@ template <class T> struct Check {
     T value = 0;
     if (activation >= 0) Activations::visit(activation, [&](auto entry) { value = entry.value(T(0)); });
     return value;
+  }
+
+  void check_half_of_z(const Array<T>& whole, const Array<T>& halved, int n, int activation) {
+    bool keeps_z = false;
+    Activations::visit(activation, [&](auto entry) { keeps_z = !entry.slope_from_output; });
+    if (keeps_z) check_half(whole, halved, n, 0, named("z of half a panel", n, R));
   }
 
   // The second half of the last panel holds `rest`, all else the same bits as whole panels.
@@ -216,7 +223,16 @@ template <class T> struct Check {
       product.out = &expected[p * out_size];
       k.forward(product, scratch.data());
       product.out = &out[p * out_size];
-      k.forward_of_rows({X.data(), ld, order.data(), p * R, n, n_next}, product, scratch.data());
+      k.forward_of_rows({X.data(), ld, order.data(), p * R, n, n_next}, product, nullptr, 0, scratch.data());
+      Array<T> copies(R * ldm, T(7)), again(out_size);
+      product.out = again.data();
+      k.forward_of_rows({X.data(), ld, order.data(), p * R, n, n_next}, product, copies.data(), ldm, scratch.data());
+      bool same = std::equal(again.begin(), again.begin() + std::ptrdiff_t(n_out) * R, &out[p * out_size]);
+      for (int i = 0; i < R; ++i) {
+        const T* row = &X[order[std::min(p * R + i, n_rows - 1)] * ld];
+        same = same && std::equal(row, row + n_in, &copies[i * ldm]);
+      }
+      check(same, named("forward_of_rows with copies", n_in, n_out));
     }
     check_close(out, std::vector<double>(expected.begin(), expected.end()), named("forward_of_rows", n_in, n_out));
     const Array<T> deltas = numbers.array(n_panels * out_size);

@@ -19,10 +19,12 @@ public:
     cuts.push_back(network.n_layers());
   }
 
-  // Buffers for batches of `rows` rows, `n_outside` of them at once for a loss from outside.
-  void prepare(int rows, bool sparse, std::int64_t n_outside) {
+  // Buffers for batches of `rows` rows of X, `n_outside` of them at once for a loss from outside.
+  void prepare(int rows, const Matrix<T>& X, std::int64_t n_outside) {
+    const bool sparse = propagation.enters_sparse(X);
     outside.prepare(n_outside);
     if (space.capacity < rows || space.sparse != sparse) space = Workspace<T>(network, layers, R, rows, sparse, true);
+    space.decide_on_copies(X, R);
     if (sparse) layers[0].keep_transpose(R);
   }
 
@@ -33,9 +35,8 @@ public:
   // parts. Each part goes to its outputs, the loss is asked, and each part goes the whole way with known gradients.
   enum class Way { there_and_back, to_outputs, with_known_gradients };
 
-  // Block by block through all layers and back. Statistics of units, which need all rows, cut this into pieces, and so
-  // does a loss from outside: false if it has failed.
-  // `before`: see Block.
+  // Block by block through all layers and back; `before`: see Block. Statistics of units, which need all rows, cut this
+  // into pieces, and so does a loss from outside: false if it has failed.
   bool compute(const Batch<T>& batch, RandomKey dropout, T* scratch, const Team& team, Way way = Way::there_and_back,
                int before = 0) {
     const std::int64_t start = way == Way::there_and_back ? 0 : batch.rows.first;

@@ -6,8 +6,9 @@
 //             optimizer on the tile while it is in the cache
 //   barrier
 //
-// No sum depends on how rows or tiles are split, so results are the same bits for any number of threads. The plain path
-// (loss_and_gradient, apply) runs the same kernels and writes the gradient instead of applying it.
+// Two threads on a small network go another way (replicas.hpp). No sum depends on how rows or tiles are split, so
+// results are the same bits for any number of threads. The plain path (loss_and_gradient, apply) runs the same kernels
+// and writes the gradient instead of applying it.
 #include "../engine.hpp"
 
 #include "blas.hpp"
@@ -166,7 +167,7 @@ private:
   int prepare(std::int64_t rows, const Dataset<T>& data, std::int64_t n_rows) {
     const bool sparse = propagation.enters_sparse(data.X);
     if (data.X.indptr && network.dropout[0] > 0) throw std::invalid_argument("dropout of the inputs needs a dense X");
-    deltas.prepare(int(rows), sparse, data.loss ? n_rows : 0);
+    deltas.prepare(int(rows), data.X, data.loss ? n_rows : 0);
     const int n_threads =
         int(std::min<std::int64_t>(choose_threads(requested_threads, 3 * flops_per_row * double(rows)),
                                    std::max<std::int64_t>((rows + R - 1) / R, 1)));
@@ -192,12 +193,13 @@ private:
     const auto [size, seconds] = is_measured ? choose_team(flops, n_threads) : TeamChoice{n_threads, 0.02};
     const bool apart = size == 2 && can_be_apart(steps);
     if (apart && !replicas) replicas = std::make_unique<TwoReplicas<T>>(network, kernels, own);
-    if (apart) replicas->prepare(int(steps.largest_batch()), are_alike);
+    if (apart) replicas->prepare(int(steps.largest_batch()), steps.data.X, are_alike);
     const double start = wall_seconds();
     const std::int64_t begin = steps.next;
     steps.look = 1 + std::int64_t(2e6 / flops);
     steps.until = start + seconds;
-    bool end = false, failed = false; // written before a step's first barrier, read between its two
+    bool end = false,
+         failed = false; // of `run_together`: thread 0 writes each where no other reads it
     const auto run = [&](const Team& team) {
       const FlushDenormals mode;
       if (apart && team.threads == 2)

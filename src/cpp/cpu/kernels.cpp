@@ -33,11 +33,15 @@ template <class T> double loss(const RowLoss& loss, T* z, const T* y, const T* w
   Losses::visit(loss.number, [&](auto entry) {
     for (int half = 0; half < 2; ++half) {
       const Vec<T> weight = load(weights + half * W);
-      const Vec<T> rows = weight * entry.row(reinterpret_cast<Vec<T>*>(z + half * W),
-                                             reinterpret_cast<const Vec<T>*>(y + half * W), loss.n_targets, 2, loss.h);
-      for (int k = 0; k < loss.n_outputs; ++k) {
+      bool counts = false;
+      for (int i = 0; i < W; ++i) counts = counts || weights[half * W + i] != T(0);
+      Vec<T> rows = splat<Vec<T>>(T(0));
+      if (counts)
+        rows = weight * entry.row(reinterpret_cast<Vec<T>*>(z + half * W),
+                                  reinterpret_cast<const Vec<T>*>(y + half * W), loss.n_targets, 2, loss.h);
+      for (int k = 0; k < loss.n_outputs; ++k) { // rows that are missing may have a loss that is not finite
         T* delta = z + std::ptrdiff_t(k) * r + half * W;
-        store(delta, load(delta) * weight);
+        store(delta, counts ? load(delta) * weight : splat<Vec<T>>(T(0)));
       }
       for (int i = 0; i < W; ++i) total += double(rows[i]);
     }

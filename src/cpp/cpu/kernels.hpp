@@ -129,7 +129,9 @@ template <class T> struct Kernels {
                                  int n_in);
   // A first layer of few neurons on rows where they lie: a panel of units from at most R of them, missing ones repeat
   // the last; and the weight gradient of a tile, like `weight_gradient`, where X begins with the tile's first column.
-  void (*forward_of_rows)(const DenseRows<T>& X, const PanelProduct<T>& product, T* scratch);
+  // `copies`, if given, gets the rows, R of them.
+  void (*forward_of_rows)(const DenseRows<T>& X, const PanelProduct<T>& product, T* copies, std::ptrdiff_t ld_copies,
+                          T* scratch);
   void (*weight_gradient_of_rows)(const T* delta, std::ptrdiff_t delta_stride, const DenseRows<T>& X, int n,
                                   int n_columns, bool adds, const UpdateTile<T>* next, T* G);
   std::size_t (*scratch_size)(int n_panels, int widest); // elements that forward and backward need
@@ -148,7 +150,8 @@ template <class T> struct Kernels {
   void (*drop)(const Dropout<T>& dropout, int n, T* panel); // of the inputs
 
   void (*link)(const RowLoss& loss, T* z); // one panel, in place
-  // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses.
+  // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses. A register of
+  // rows that weigh nothing is not looked at.
   double (*loss)(const RowLoss& loss, T* z, const T* y, const T* weights);
 
   // G[n][R] = delta[n][:] . columns[:][R] over n_rows rows, the first `n_columns` of each; delta panels are

@@ -133,6 +133,9 @@ template <class T> struct Workspace {
   std::vector<double> panel_loss;
   bool sparse = false, training = false; // without training there is no room for what only gradients need
   bool in_place = false;                 // rows enter through the first product, which reads them where they lie
+  AlignedArray<T> row_copies;            // and leaves copies here, if their registers are not whole ones in memory
+  std::ptrdiff_t ld_rows = 0;
+  bool copies_rows = false;
 
   Workspace() = default;
   // Input that is read where it lies gets no panels; sparse input gets room for the first layer's whole gradient.
@@ -161,6 +164,10 @@ template <class T> struct Workspace {
     }
     panels = AlignedPieces<T>(panel_sizes);
     apart = AlignedPieces<T>(delta_sizes);
+    if (in_place && !sparse) {
+      ld_rows = leading_dimension<T>(layers[0].n_in, R);
+      row_copies = AlignedArray<T>(std::size_t(capacity) * ld_rows);
+    }
     for (std::size_t l = 0; l < panel_sizes.size(); ++l) deltas.push_back(delta_sizes[l] > 0 ? apart[l] : panels[l]);
     z = AlignedPieces<T>(z_sizes);
     columns = AlignedPieces<T>(column_sizes);
@@ -174,6 +181,15 @@ template <class T> struct Workspace {
     if (!sparse) return;
     first_deltas = AlignedArray<T>(std::size_t(capacity) * round_up(layers[0].n_out, R));
     first_gradient = AlignedArray<T>(std::size_t(round_up(layers[0].n_in, R) * layers[0].ldt));
+  }
+
+  T* row_copy(int i) const { return row_copies.data() + i * ld_rows; }
+
+  // Reading a register across two lines of the cache takes twice as long, and each is read once for some neurons and
+  // once for the gradient. NumPy's arrays begin 16 bytes behind a line.
+  void decide_on_copies(const Matrix<T>& X, int R) {
+    const std::size_t size = R / 2 * sizeof(T); // of a register
+    copies_rows = in_place && !sparse && (std::uintptr_t(X.data) % size != 0 || X.stride * sizeof(T) % size != 0);
   }
 
 private:

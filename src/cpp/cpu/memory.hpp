@@ -1,6 +1,7 @@
 // Aligned, zeroed memory that says what it could not get, instead of letting the system kill the process later.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <new>
@@ -45,7 +46,6 @@ template <class T> class AlignedPieces {
 public:
   AlignedPieces() = default;
   explicit AlignedPieces(const std::vector<std::size_t>& sizes) {
-    std::size_t total = 0;
     for (std::size_t n : sizes) {
       starts.push_back(total);
       total += round_up(n);
@@ -53,6 +53,7 @@ public:
     block = AlignedArray<T>(total);
   }
   T* operator[](std::size_t i) const { return block.data() + starts[i]; }
+  void copy(const AlignedPieces& from) { std::copy_n(from.block.data(), total, block.data()); } // of the same sizes
 
 private:
   static std::size_t round_up(std::size_t n) {
@@ -60,6 +61,7 @@ private:
     return (n + line - 1) / line * line;
   }
   AlignedArray<T> block;
+  std::size_t total = 0;
   std::vector<std::size_t> starts;
 };
 

@@ -31,6 +31,8 @@ public:
   void write(T* flat) const {
     for (const Parameter<T>& parameter : parameters) parameter.write(flat);
   }
+  // All that training changes, but for what statistics of units and sparse rows need besides.
+  void copy_parameters(const Propagation& other) { memory.copy(other.memory); }
   void use_running_statistics() {
     for (Layer<T>& layer : layers) layer.use_running_statistics();
   }
@@ -44,7 +46,9 @@ public:
     if (space.in_place) {
       PanelProduct<T> product = forward_product(space, 0, {to, 1, false, block.scratch, {}});
       if (!space.sparse)
-        return kernels.forward_of_rows({X.data, X.stride, rows.numbers, start, n, n_next}, product, block.scratch);
+        return kernels.forward_of_rows({X.data, X.stride, rows.numbers, start, n, n_next}, product,
+                                       space.copies_rows ? space.row_copy(to * R) : nullptr, space.ld_rows,
+                                       block.scratch);
       product.M = layers[0].wt.data();
       product.ldm = layers[0].ldt;
       kernels.forward_sparse({X.data, X.indices, X.indptr, rows.numbers, start, n}, product, block.scratch);

@@ -12,6 +12,8 @@ namespace fastmlp {
 template <class T> struct Replica {
   Replica(const Network& network, const Kernels<T>& kernels)
       : propagation(network, kernels), deltas(propagation), tiles(propagation) {}
+  Replica(const Replica&) = delete; // it refers to itself
+  Replica& operator=(const Replica&) = delete;
 
   Propagation<T> propagation;
   Deltas<T> deltas;
@@ -37,29 +39,30 @@ template <class T> struct Stretch {
 template <class T> class TwoReplicas {
 public:
   TwoReplicas(const Network& network, const Kernels<T>& kernels, Replica<T>& first)
-      : kernels(kernels), first(first), second(network, kernels), flat(std::size_t(network.n_parameters)) {
+      : kernels(kernels), first(first), second(network, kernels) {
     for (HandOver& over : hand_overs)
       for (AlignedArray<T>& gradients : over.gradients) gradients = AlignedArray<T>(first.tiles.all_gradients_size());
   }
 
-  // Before some steps on batches of n_rows. Unless both are `alike`, the second takes over what the first has learned.
-  void prepare(int n_rows, bool alike) {
-    second.deltas.prepare(n_rows, false, 0);
+  // Before some steps on batches of n_rows of X. Unless both are `alike`, the second takes over what the first has
+  // learned.
+  void prepare(int n_rows, const Matrix<T>& X, bool alike) {
+    second.deltas.prepare(first.tiles.most_rows_apart(n_rows), X, 0);
     for (HandOver& over : hand_overs)
       for (std::vector<double>& losses : over.losses) losses.resize(std::size_t(n_rows / kernels.rows + 1));
-    if (!alike) copy_first();
+    if (alike) return;
+    second.propagation.copy_parameters(first.propagation);
+    second.tiles.copy_slots(first.tiles);
   }
 
   // One thread's part of the steps. Batches too small to be halved are computed by both.
   void run(Stretch<T>& steps, const Team& team, T* scratch) {
     const bool leads = team.thread == 0;
     Replica<T>& own = leads ? first : second;
-    EpochResult unread;
-    EpochResult& result = leads ? steps.result : unread;
     std::int64_t next = steps.next, until_look = steps.look;
     long long t = steps.rule.t;
     bool end = false;
-    for (int parity = 0; next < steps.n && !end && result.failed_batch == 0; parity = 1 - parity) {
+    for (int parity = 0; next < steps.n && !end; parity = 1 - parity) {
       const Batch<T> batch = steps.batch(next, kernels.rows);
       HandOver& over = hand_overs[parity];
       const int half = own.tiles.first_half(int(batch.rows.n));
@@ -75,7 +78,8 @@ public:
       if (weight != 0 && !std::isnan(loss))
         update(own, batch, half, Step<T>(steps.rule, ++t), steps.alpha, over, scratch);
       const double penalty = weight != 0 ? 0.5 * steps.alpha * own.tiles.sum_of_squares() / weight : 0;
-      result.add(loss, penalty, batch.rows.n);
+      end = end || std::isnan(loss + penalty); // both see the same
+      if (leads) steps.result.add(loss, penalty, batch.rows.n);
       next += steps.batch_size;
     }
     if (!leads) return;
@@ -130,24 +134,10 @@ private:
     }
   }
 
-  void copy_first() {
-    first.propagation.write(flat.data());
-    second.propagation.read(flat.data());
-    first.tiles.give_back();
-    std::vector<T*> own;
-    for (std::size_t s = 0; s < first.tiles.lent_slots().size(); ++s) {
-      if (s == slots.size()) slots.emplace_back(flat.size());
-      std::copy_n(first.tiles.lent_slots()[s], flat.size(), slots[s].data());
-      own.push_back(slots[s].data());
-    }
-    second.tiles.lend(own);
-  }
-
   const Kernels<T>& kernels;
-  Replica<T>&first, second;
+  Replica<T>& first;
+  Replica<T> second;
   HandOver hand_overs[2];
-  std::vector<T> flat;
-  std::vector<std::vector<T>> slots; // of the second
 };
 
 } // namespace fastmlp

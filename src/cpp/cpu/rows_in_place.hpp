@@ -50,7 +50,18 @@ FASTMLP_INLINE void multiply_rows(const T* const* x, const T* const* next, int n
   }
 }
 
-template <class T> void forward_of_rows(const DenseRows<T>& X, const PanelProduct<T>& p, T* scratch) {
+// Some rows x to lie one after the other, `ld` apart, where their registers begin at whole ones; x becomes where they
+// are.
+template <class T> FASTMLP_INLINE void copy_rows(const T** x, int n_in, T* to, std::ptrdiff_t ld) {
+  constexpr int W = lane_count<T>;
+  for (int i = 0; i < rows_at_once<T>; ++i, to += ld) {
+    for (int k = 0; k < n_in; k += W) store(to + k, k + W <= n_in ? load(x[i] + k) : load_first(x[i] + k, n_in - k));
+    x[i] = to;
+  }
+}
+
+template <class T>
+void forward_of_rows(const DenseRows<T>& X, const PanelProduct<T>& p, T* copies, std::ptrdiff_t ld_copies, T* scratch) {
   constexpr int W = lane_count<T>, r = R<T>, most = register_rows / 3;
   const RegisterTiles<most> neurons(p.n_out);
   T *z = scratch, *sums = scratch + p.n_out * r;
@@ -61,7 +72,8 @@ template <class T> void forward_of_rows(const DenseRows<T>& X, const PanelProduc
   }
   for (int half = 0; half < r; half += W) {
     for (int i = 0; i < W; i += rows_at_once<T>) {
-      const T* const* here = x + half + i;
+      const T** const here = x + half + i;
+      if (copies) copy_rows(here, p.n_in, copies + (half + i) * ld_copies, ld_copies);
       neurons.for_each([&](int neuron, auto m) __attribute__((always_inline)) {
         const int asked = rows_at_once<T> * neuron / p.n_out, end = rows_at_once<T> * (neuron + m.value) / p.n_out;
         multiply_rows<m.value>(here, here + rows_at_once<T> + asked, end - asked, p.M + neuron * p.ldm, p.ldm, p.n_in,

@@ -1,9 +1,9 @@
 // The second phase of a step: parameters in tiles, each with its gradient over all rows and its share of the optimizer.
 //
-// Where a batch has many more units and deltas than the network has weights, and work for two threads, the gradient is
-// the sum of those of its two halves: two threads need not read each other's rows then, see replicas.hpp. Whether a
-// batch is halved depends on the network and on its rows, never on the number of threads, so that all get the same
-// sums.
+// Where the batch of a small network has many more units and deltas than there are weights, and work for two threads,
+// the gradient is the sum of those of its two halves: two threads need not read each other's rows then, see
+// replicas.hpp. Whether a batch is halved depends on the network and on its rows, never on the number of threads, so
+// that all get the same sums.
 #pragma once
 
 #include "outside_loss.hpp"
@@ -44,6 +44,7 @@ public:
     memory = AlignedPieces<T>(sizes);
   }
   explicit operator bool() const { return used; }
+  void copy(const PaddedSlots& other) { memory.copy(other.memory); }
   T* of(std::size_t s, std::size_t parameter) const { return memory[s * n_parameters + parameter]; }
 
   void read(const std::vector<Parameter<T>>& parameters, const std::vector<T*>& slots) const {
@@ -115,7 +116,13 @@ public:
   void give_back() {
     if (padded) padded.write(parameters, slots);
   }
-  const std::vector<T*>& lent_slots() const { return slots; }
+  // The same in room of its own, of a small network.
+  void copy_slots(const Tiles& other) {
+    if (slots.size() != other.slots.size() || !padded) padded = PaddedSlots<T>(parameters, R, other.slots.size());
+    slots = other.slots;
+    padded.copy(other.padded);
+    place();
+  }
 
   // Swaps all weights and biases with the last slot.
   void exchange_last_slot() {
@@ -160,18 +167,19 @@ public:
 
   // --- one tile; G holds its gradient: [n][R], or [n] of a vector
 
-  std::size_t gradient_size() const { return std::size_t(most_rows) * R; } // room for G
+  std::size_t gradient_size() const { return std::size_t(round_up(most_rows, R)) * R; } // room for G
   // Where each tile has room for its own, if all are kept, and room for all.
   std::size_t gradient_start(std::size_t i) const { return gradient_starts[i]; }
   std::size_t all_gradients_size() const { return gradient_starts.back(); }
 
   // The panels of the first half of a batch; 0 if it is not halved.
   int first_half(int n_rows) const {
-    constexpr int least_rows = 64, many = 3; // measured: from both on a gain with two threads, and no loss with one
-    const bool is_halved = propagation.network.n_parameters <= few_parameters && n_rows >= least_rows &&
-                           flops_per_row * n_rows >= worth_a_second_thread &&
-                           read_per_row * n_rows >= many * double(propagation.network.n_parameters);
-    return is_halved ? (n_rows + R - 1) / R / 2 : 0;
+    const bool is_small = propagation.network.n_parameters <= few_parameters;
+    return is_small && n_rows >= least_halved() ? (n_rows + R - 1) / R / 2 : 0;
+  }
+  // The most rows that one of two threads has of batches of up to n_rows, if each takes a half.
+  int most_rows_apart(int n_rows) const {
+    return std::max(n_rows - first_half(n_rows) * R, int(std::min<double>(n_rows, least_halved())));
   }
 
   // Of tile i, the sum over the rows of the batch; for sparse input `space.first_gradient` holds the first layer's. The
@@ -236,6 +244,13 @@ public:
   }
 
 private:
+  // Rows of a batch: measured, from here on there is a gain with two threads and no loss with one.
+  double least_halved() const {
+    constexpr double least_rows = 64, many = 3; // units and deltas for each weight
+    const double n_parameters = double(propagation.network.n_parameters);
+    return std::max({least_rows, worth_a_second_thread / flops_per_row, many * n_parameters / read_per_row});
+  }
+
   int columns_of(const Tile& tile) const { return std::min(R, parameters[tile.parameter].columns - tile.column); }
 
   // The tile to be fetched; none of small networks, which are in the cache.
@@ -269,8 +284,11 @@ private:
     }
     if (p.layer == 0 && space.in_place) {
       const Matrix<T>& X = batch.data.X;
-      const DenseRows<T> rows{X.data + tile.column,     X.stride,    batch.rows.numbers,
-                              batch.rows.first + first, end - first, 0};
+      const std::int64_t row = batch.rows.first + first;
+      const DenseRows<T> rows =
+          space.copies_rows
+              ? DenseRows<T>{space.row_copy(0) + tile.column, space.ld_rows, nullptr, first, end - first, 0}
+              : DenseRows<T>{X.data + tile.column, X.stride, batch.rows.numbers, row, end - first, 0};
       return kernels.weight_gradient_of_rows(delta, stride, rows, tile.n, columns_of(tile), adds, next, G);
     }
     if (p.role == P::weights && layers[p.layer].is_narrow) {

@@ -93,14 +93,17 @@ class Answers(FlatParameters):
     def _are_plain(self, X: Any, y: Any) -> bool:
         """Whether they are arrays in which scikit-learn's rules would find nothing to say or to convert.
 
-        It takes longer to find that out than to train a small network for many epochs.
+        Those take longer than many epochs of a small network.
         """
         dtypes = [np.dtype(self.dtype)] if self.dtype else _FLOATS
         if not (type(X) is type(y) is np.ndarray and X.ndim == 2 and y.ndim == 1 and len(X) == len(y) and X.size > 0):
             return False
         if X.dtype not in dtypes or not (y.dtype.kind in "biu" or y.dtype in _FLOATS):
             return False
-        if get_config()["assume_finite"]:
+        config = get_config()
+        if config["array_api_dispatch"]:
+            return False
+        if config["assume_finite"]:
             return True
         floats = [array for array in (X, y) if array.dtype.kind == "f"]
         if not all(array.flags.c_contiguous and array.flags.aligned for array in floats):
