@@ -4,6 +4,9 @@ Builds a program without Python (``limits.cpp``) and lets it measure the float32
 engine runs them, the same with all data in the first-level cache, Adam in registers, the peak of the multiply-adds, and
 reading and copying memory; everything at one and at two threads, in short bursts turn by turn. Writes
 ``results/limits.json``; ``--page`` updates the tables of ``docs/limits.md`` too. Needs CMake and a compiler.
+
+``FASTMLP_ISA=avx2 python benchmarks/limits.py --output benchmarks/results/limits_avx2.json`` measures the kernels of
+narrower registers; the page shows such files beside the others.
 """
 
 from __future__ import annotations
@@ -71,6 +74,8 @@ def main() -> None:
         compared = json.loads(COMPARED.read_text())["workloads"]
         results["compared"] = {name: compared[name] for name in results["workloads"] if name in compared}
     text = tables(results)
+    for path in sorted(options.output.parent.glob("limits_*.json")) if not options.quick else []:
+        text += "\n" + other_kernels(json.loads(path.read_text()))
     print(f"\n{text}")
     if options.page:
         before, rest = PAGE.read_text().split(BEGIN)
@@ -300,6 +305,27 @@ def tables(results: Mapping[str, Any]) -> str:
             )
         lines += [table(heads, rows)]
     return "\n".join(lines) + "\n"
+
+
+def other_kernels(results: Mapping[str, Any]) -> str:
+    """Return a table of what the step reaches with the kernels of another instruction set, of the peak of that set."""
+    found = results["workloads"]
+    peak = max(w["machine"]["multiply_adds 1"]["best"] for w in found.values())
+    kinds = ", ".join(sorted({w["instruction_set"] for w in found.values()}))
+    heads = ["", "network", "products in L1, Adam, rows in order", "the step", "aim", "times as fast with two threads"]
+    rows = [
+        [
+            name,
+            w["shape"],
+            f"{shares(w)['bound']:.1%}",
+            f"{shares(w)['step']:.1%}",
+            f"{AIMS[name].share}%",
+            f"{scaling(w)['step']:.2f}",
+        ]
+        for name, w in found.items()
+    ]
+    title = f"**The step with the kernels of {kinds}; peak {peak / 1e9:.1f} GFLOP/s a core**"
+    return "\n".join([title, "", table(heads, rows)]) + "\n"
 
 
 if __name__ == "__main__":
