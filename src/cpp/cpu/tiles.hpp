@@ -10,6 +10,8 @@
 #include "propagation.hpp"
 #include "threads.hpp"
 
+#include <limits>
+
 namespace fastmlp {
 
 // A part of one array of parameters: of a matrix `n` neurons from `first` by R inputs from `column`; of a vector the
@@ -90,10 +92,15 @@ public:
       }
     }
     place();
+    double flops_per_row = 0, read_per_row = 0; // by the gradient: numbers
     for (const Layer<T>& layer : layers) {
       flops_per_row += 6.0 * layer.n_in * layer.n_out;
       read_per_row += layer.n_in + layer.n_out;
     }
+    constexpr double least_rows = 64, many = 3; // measured: a gain with two threads and no loss with one
+    const double n_parameters = double(propagation.network.n_parameters);
+    if (n_parameters <= few_parameters)
+      least_halved = std::max({least_rows, worth_a_second_thread / flops_per_row, many * n_parameters / read_per_row});
     squares.resize(list.size());
     gradient_squares.resize(list.size());
     gradient_starts.assign(1, 0);
@@ -173,13 +180,10 @@ public:
   std::size_t all_gradients_size() const { return gradient_starts.back(); }
 
   // The panels of the first half of a batch; 0 if it is not halved.
-  int first_half(int n_rows) const {
-    const bool is_small = propagation.network.n_parameters <= few_parameters;
-    return is_small && n_rows >= least_halved() ? (n_rows + R - 1) / R / 2 : 0;
-  }
+  int first_half(int n_rows) const { return n_rows >= least_halved ? (n_rows + R - 1) / R / 2 : 0; }
   // The most rows that one of two threads has of batches of up to n_rows, if each takes a half.
   int most_rows_apart(int n_rows) const {
-    return std::max(n_rows - first_half(n_rows) * R, int(std::min<double>(n_rows, least_halved())));
+    return std::max(n_rows - first_half(n_rows) * R, int(std::min<double>(n_rows, least_halved)));
   }
 
   // Of tile i, the sum over the rows of the batch; for sparse input `space.first_gradient` holds the first layer's. The
@@ -244,13 +248,6 @@ public:
   }
 
 private:
-  // Rows of a batch: measured, from here on there is a gain with two threads and no loss with one.
-  double least_halved() const {
-    constexpr double least_rows = 64, many = 3; // units and deltas for each weight
-    const double n_parameters = double(propagation.network.n_parameters);
-    return std::max({least_rows, worth_a_second_thread / flops_per_row, many * n_parameters / read_per_row});
-  }
-
   int columns_of(const Tile& tile) const { return std::min(R, parameters[tile.parameter].columns - tile.column); }
 
   // The tile to be fetched; none of small networks, which are in the cache.
@@ -332,8 +329,8 @@ private:
   const Kernels<T>& kernels;
   const std::vector<Layer<T>>& layers;
   const std::vector<Parameter<T>>& parameters;
-  const int R, most_rows;                     // neurons in a tile at most
-  double flops_per_row = 0, read_per_row = 0; // by the gradient: numbers
+  const int R, most_rows;                                        // neurons in a tile at most
+  double least_halved = std::numeric_limits<double>::infinity(); // rows of a batch
   std::vector<Tile> list;
   std::vector<UpdateTile<T>> places; // of the weights and slots of each tile
   std::vector<double> work;          // of the tiles up to each one
