@@ -74,8 +74,9 @@ def main() -> None:
         compared = json.loads(COMPARED.read_text())["workloads"]
         results["compared"] = {name: compared[name] for name in results["workloads"] if name in compared}
     text = tables(results)
-    for path in sorted(options.output.parent.glob("limits_*.json")) if not options.quick else []:
-        text += "\n" + other_kernels(json.loads(path.read_text()))
+    if not options.quick:
+        for path in sorted(options.output.parent.glob("limits_*.json")):
+            text += "\n" + other_kernels(json.loads(path.read_text()))
     print(f"\n{text}")
     if options.page:
         before, rest = PAGE.read_text().split(BEGIN)

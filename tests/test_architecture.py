@@ -46,6 +46,7 @@ PYTHON_ROOMS = [
     "_display",
     "_initialization",
     "_answers",
+    "_labels",
     "_training",
     "_divergence",
     "_placement",

@@ -8,7 +8,7 @@ import sklearn
 from sklearn.utils.validation import check_X_y
 
 from fastmlp import MLPClassifier, MLPRegressor, _core
-from fastmlp.classifier import _plain_classes
+from fastmlp._labels import _plain_classes
 
 DTYPES = (np.float32, np.float64)
 
@@ -160,11 +160,8 @@ def test_classes_of_any_integers(dtype):
     limits = np.iinfo(dtype)
     for low in (limits.min, 0, 5, limits.max - 100):
         labels = (low + np.array([3, 0, 100, 3, 3, 100, 100, 0, 1]).astype(object)).astype(dtype)
-        for y in (
-            np.tile(labels, 40),
-            np.tile(labels, 2),
-            np.full(300, labels[0]),
-        ):  # close together, apart, a single one
+        close_together, apart, single = np.tile(labels, 40), np.tile(labels, 2), np.full(300, labels[0])
+        for y in (close_together, apart, single):
             classes = _plain_classes(y)
             np.testing.assert_array_equal(classes, np.unique(y))
             assert classes.dtype == np.unique(y).dtype

@@ -76,6 +76,9 @@ struct Rule {
   }
 };
 
+// The loss of a batch as a training notes it: NaN, at which it ends, also where single rows have overflowed.
+inline double finite_or_nan(double loss) { return std::isfinite(loss) ? loss : std::nan(""); }
+
 struct EpochResult {
   double loss = 0, penalty = 0;  // sums over batches of the mean loss and of the L2 penalty, times the batch's rows
   std::int64_t failed_batch = 0; // first batch (from 1) whose loss is NaN, else 0
@@ -193,6 +196,7 @@ EpochResult Engine<T>::epoch(const Dataset<T>& data, const std::int64_t* order, 
         result.interrupted = true;
         break;
       }
+      loss = finite_or_nan(loss);
       if (rule.clip_norm < infinity) clip_norm(gradient, rule.clip_norm);
       if (!std::isnan(loss)) apply(gradient.data(), rule);
     }

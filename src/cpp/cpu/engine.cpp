@@ -198,8 +198,8 @@ private:
     const std::int64_t begin = steps.next;
     steps.look = 1 + std::int64_t(2e6 / flops);
     steps.until = start + seconds;
-    bool end = false,
-         failed = false; // of `run_together`: thread 0 writes each where no other reads it
+    // Of `run_together`: thread 0 writes each where no other reads it.
+    bool end = false, failed = false;
     const auto run = [&](const Team& team) {
       const FlushDenormals mode;
       if (apart && team.threads == 2)
@@ -227,7 +227,7 @@ private:
       if (failed) break;
       const bool last = end;
       // Row losses must be read before the barrier, behind which others start the next batch; squares are ready after.
-      const double weight = batch.weight, loss = weight != 0 ? deltas.sum_of_losses(batch) / weight : 0;
+      const double weight = batch.weight, loss = weight != 0 ? finite_or_nan(deltas.sum_of_losses(batch) / weight) : 0;
       if (weight != 0 && !std::isnan(loss)) step(batch, steps.rule, ++t, steps.alpha, 1 / weight, team);
       team.barrier();
       if (team.thread == 0) {

@@ -51,8 +51,8 @@ template <class T> void gather_short(const T* const* x, int k, T* panel, T* colu
   for (int i = 0; i < r; ++i) store(columns + i * r + W, zero);
 }
 
-// Block by block of R features, so that all that is written lies together; the rows of the next panel are fetched from
-// memory meanwhile: shuffled rows are where no hardware expects them. `columns` may be null.
+// Block by block of R features, so that all that is written lies together; later blocks, then the rows of the next
+// panel, are fetched from memory meanwhile: shuffled rows are where no hardware expects them. `columns` may be null.
 template <class T>
 void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int n_next, int k,
             T* panel, T* columns, std::ptrdiff_t column_stride) {

@@ -29,19 +29,17 @@ template <class T> void link(const RowLoss& loss, T* z) {
 
 template <class T> double loss(const RowLoss& loss, T* z, const T* y, const T* weights) {
   constexpr int W = lane_count<T>, r = R<T>;
+  const Vec<T> zero = splat<Vec<T>>(T(0));
   double total = 0;
   Losses::visit(loss.number, [&](auto entry) {
     for (int half = 0; half < 2; ++half) {
       const Vec<T> weight = load(weights + half * W);
-      bool counts = false;
-      for (int i = 0; i < W; ++i) counts = counts || weights[half * W + i] != T(0);
-      Vec<T> rows = splat<Vec<T>>(T(0));
-      if (counts)
-        rows = weight * entry.row(reinterpret_cast<Vec<T>*>(z + half * W),
-                                  reinterpret_cast<const Vec<T>*>(y + half * W), loss.n_targets, 2, loss.h);
-      for (int k = 0; k < loss.n_outputs; ++k) { // rows that are missing may have a loss that is not finite
+      const Vec<T> losses = entry.row(reinterpret_cast<Vec<T>*>(z + half * W),
+                                      reinterpret_cast<const Vec<T>*>(y + half * W), loss.n_targets, 2, loss.h);
+      const Vec<T> rows = select(weight == zero, zero, weight * losses); // also of what is missing, and not finite
+      for (int k = 0; k < loss.n_outputs; ++k) {
         T* delta = z + std::ptrdiff_t(k) * r + half * W;
-        store(delta, counts ? load(delta) * weight : splat<Vec<T>>(T(0)));
+        store(delta, select(weight == zero, zero, load(delta) * weight));
       }
       for (int i = 0; i < W; ++i) total += double(rows[i]);
     }

@@ -150,8 +150,8 @@ template <class T> struct Kernels {
   void (*drop)(const Dropout<T>& dropout, int n, T* panel); // of the inputs
 
   void (*link)(const RowLoss& loss, T* z); // one panel, in place
-  // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses. A register of
-  // rows that weigh nothing is not looked at.
+  // One panel: z becomes the gradient times the row weights; returns the weighted sum of the row losses. Rows that
+  // weigh nothing have no loss and no gradient, finite or not.
   double (*loss)(const RowLoss& loss, T* z, const T* y, const T* weights);
 
   // G[n][R] = delta[n][:] . columns[:][R] over n_rows rows, the first `n_columns` of each; delta panels are

@@ -73,8 +73,8 @@ public:
       }
       team.barrier();
       end = over.end;
-      const double weight = batch.weight,
-                   loss = weight != 0 ? sum_of_losses(over, batch.n_panels, half, team) / weight : 0;
+      const double weight = batch.weight, sum = sum_of_losses(over, batch.n_panels, half, team);
+      const double loss = weight != 0 ? finite_or_nan(sum / weight) : 0;
       if (weight != 0 && !std::isnan(loss))
         update(own, batch, half, Step<T>(steps.rule, ++t), steps.alpha, over, scratch);
       const double penalty = weight != 0 ? 0.5 * steps.alpha * own.tiles.sum_of_squares() / weight : 0;

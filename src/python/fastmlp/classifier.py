@@ -10,10 +10,11 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d, compute_class_weight, compute_sample_weight
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target
 
 from fastmlp._calibrated import CalibratedClassifier
 from fastmlp._inspection import ClassifierInspection
+from fastmlp._labels import class_numbers, distinct_labels, label_binarizer
 from fastmlp._losses import CLASS_LOSSES, OUTPUT_ACTIVATIONS, loss_and_activation
 from fastmlp.estimators import BaseMLP
 
@@ -368,11 +369,10 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
 
     def _learn_targets(self, y: NDArray[Any], incremental: bool) -> None:
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._label_binarizer = _label_binarizer(y)
+            self._label_binarizer = label_binarizer(y)
             self.classes_ = self._label_binarizer.classes_
         else:
-            classes = _plain_classes(y)
-            self._check_classes(unique_labels(y) if classes is None else classes, incremental)
+            self._check_classes(distinct_labels(y), incremental)
         several = self._label_binarizer.y_type_ in ("multiclass", "multilabel-indicator")
         self.n_outputs_ = len(self.classes_) if several else 1
 
@@ -383,7 +383,7 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
     def _encode(self, y: NDArray[Any]) -> NDArray[Any]:
         kind, n_classes = self._label_binarizer.y_type_, len(self.classes_)
         if kind == "multiclass" and y.ndim == 1:
-            return _class_numbers(self.classes_, y)
+            return class_numbers(self.classes_, y)
         if kind == "binary" and y.ndim == 1 and n_classes == 2:
             return np.asarray((y == self.classes_[1])[:, np.newaxis])
         encoded: NDArray[Any] = self._label_binarizer.transform(y)
@@ -444,42 +444,3 @@ class MLPClassifier(CalibratedClassifier, ClassifierMixin, ClassifierInspection,
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _label_binarizer(y: NDArray[Any]) -> LabelBinarizer:
-    """Return ``LabelBinarizer().fit(y)``: for repeated integers and strings without its three looks at every label."""
-    binarizer = LabelBinarizer()
-    classes = _plain_classes(y)
-    if classes is None:
-        return binarizer.fit(y)
-    binarizer.y_type_ = "multiclass" if len(classes) > 2 else "binary"
-    binarizer.sparse_input_, binarizer.classes_ = False, classes
-    return binarizer
-
-
-def _plain_classes(y: NDArray[Any]) -> NDArray[Any] | None:
-    """Return the sorted classes of repeated integers and strings; None for labels that scikit-learn must look at."""
-    if y.ndim != 1 or y.dtype.kind not in "biuU":
-        return None
-    classes = _distinct(y)
-    return classes if len(classes) <= len(y) / 2 else None  # it warns of more
-
-
-def _distinct(y: NDArray[Any]) -> NDArray[Any]:
-    """Return ``numpy.unique(y)``: of integers close together by counting, in a quarter of the time."""
-    if y.dtype.kind in "iu" and len(y) > 0:
-        low, high = int(y.min()), int(y.max())
-        if high - low < len(y) and high < 2**62:
-            return (np.flatnonzero(np.bincount(y.astype(np.int64) - low)) + low).astype(y.dtype)
-    distinct: NDArray[Any] = np.unique(y)
-    return distinct
-
-
-def _class_numbers(classes: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int32]:
-    """Return where the labels stand among the sorted classes: at once if these are consecutive integers."""
-    integers = classes.dtype == y.dtype and y.dtype.kind in "iu"
-    if integers and int(classes[-1]) - int(classes[0]) == len(classes) - 1:
-        numbers: NDArray[Any] = y.astype(np.int64) - classes[:1].astype(np.int64)  # small numbers overflow, these wrap
-    else:
-        numbers = np.searchsorted(classes, y)
-    return numbers.astype(np.int32)
