@@ -61,30 +61,26 @@ public:
     p.n_in = n_in;
     p.n_out = n_out;
     p.activation = -1;
-    return seconds_of([&] { kernels.forward_of_rows(same_row(kernels.rows), p, nullptr, 0, scratch.data()); }) *
-           n_panels;
+    const DenseRows<T> same_row{in.data(), 0, nullptr, 0, kernels.rows, 0};
+    return seconds_of([&] { kernels.forward_of_rows(same_row, p, copy.data(), 0, scratch.data()); }) * n_panels;
   }
 
   double gradient(int n, int n_columns, int n_rows, StepInParts::Inputs inputs) {
     const int rows = std::min(n_rows, 256), n_panels = (rows + kernels.rows - 1) / kernels.rows;
     const auto call = [&] {
-      if (inputs == StepInParts::Inputs::in_place)
-        return kernels.weight_gradient_of_rows(weights.data(), 0, same_row(rows), n, n_columns, false, nullptr,
-                                               out.data());
       if (inputs == StepInParts::Inputs::in_panels)
         return kernels.weight_gradient_along_rows(weights.data(), 0, in.data(), 0, n_panels, n, n_columns, false,
                                                   out.data());
-      kernels.weight_gradient(weights.data(), 0, in.data(), rows, n, n_columns, false, nullptr, out.data());
+      const std::ptrdiff_t ld = inputs == StepInParts::Inputs::in_place ? 0 : kernels.rows;
+      kernels.weight_gradient(weights.data(), 0, in.data(), ld, rows, n, n_columns, false, nullptr, out.data());
     };
     return seconds_of(call) * n_rows / rows;
   }
 
 private:
-  DenseRows<T> same_row(int n) const { return {in.data(), 0, nullptr, 0, n, 0}; }
-
   const Kernels<T>& kernels = fastmlp::kernels<T>();
   static constexpr int room = 1 << 13;
-  AlignedArray<T> in{room}, out{room}, weights{room}, scratch{1 << 15};
+  AlignedArray<T> in{room}, out{room}, weights{room}, copy{room}, scratch{1 << 15};
 };
 
 void measure_in_cache(const StepInParts& step, Found& found) {

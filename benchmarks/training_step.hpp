@@ -232,7 +232,7 @@ private:
         const std::size_t size = tiles.gradient_start(at + 1) - tiles.gradient_start(at);
         kernels.add(handed(0, at), handed(1, at), std::ptrdiff_t(size), G);
       } else {
-        tiles.gradient(own.deltas.space, batch, at, G);
+        tiles.gradient(own.deltas.space, int(batch.rows.n), at, G);
         lap_of(gradient, tile);
       }
       tiles.update(at, step, 1e-4, 1.0 / batch_size, G);

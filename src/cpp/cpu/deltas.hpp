@@ -24,7 +24,6 @@ public:
     const bool sparse = propagation.enters_sparse(X);
     outside.prepare(n_outside);
     if (space.capacity < rows || space.sparse != sparse) space = Workspace<T>(network, layers, R, rows, sparse, true);
-    space.decide_on_copies(X, R);
     if (sparse) layers[0].keep_transpose(R);
   }
 

@@ -281,7 +281,7 @@ private:
     const bool clips = rule.clip_norm < infinity;
     tiles.for_each_of(team, [&](std::size_t i, const Tile&) {
       T* G = clips ? gradients.data() + tiles.gradient_start(i) : scratch[team.thread].data();
-      tiles.gradient(deltas.space, batch, i, G);
+      tiles.gradient(deltas.space, int(batch.rows.n), i, G);
       if (clips)
         tiles.keep_gradient(i, alpha, scale, G);
       else
@@ -300,7 +300,7 @@ private:
     T* G = scratch[team.thread].data();
     tiles.for_each_of(team, [&](std::size_t i, const Tile& tile) {
       const Parameter<T>& p = tiles.parameter_of(tile);
-      tiles.gradient(deltas.space, batch, i, G);
+      tiles.gradient(deltas.space, int(batch.rows.n), i, G);
       if (batch.rows.first > 0)
         for_each_number(p, tile, R, [&](std::ptrdiff_t flat, int in_tile) { G[in_tile] += gradient[flat]; });
       if (last) tiles.finish_gradient(i, alpha, scale, G);

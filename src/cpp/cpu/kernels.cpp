@@ -13,6 +13,7 @@
 #include "rows_in_place.hpp"
 #include "simd.hpp"
 #include "weight_gradients.hpp"
+#include "weight_gradients.hpp"
 
 namespace fastmlp {
 namespace FASTMLP_ISA {
@@ -235,7 +236,6 @@ constexpr Kernels<T> kernels = {FASTMLP_ISA_NAME,
                                 forward_sparse<T>,
                                 weight_gradient_sparse<T>,
                                 forward_of_rows<T>,
-                                weight_gradient_of_rows<T>,
                                 scratch_size<T>,
                                 activate<T>,
                                 differentiate<T>,

@@ -128,12 +128,9 @@ template <class T> struct Kernels {
   void (*weight_gradient_sparse)(const SparseRows<T>& X, const T* deltas, int block, T* G, std::ptrdiff_t ldt,
                                  int n_in);
   // A first layer of few neurons on rows where they lie: a panel of units from at most R of them, missing ones repeat
-  // the last; and the weight gradient of a tile, like `weight_gradient`, where X begins with the tile's first column.
-  // `copies`, if given, gets the rows, R of them.
+  // the last. `copies` gets the rows, R of them, padded to whole registers with zeros.
   void (*forward_of_rows)(const DenseRows<T>& X, const PanelProduct<T>& product, T* copies, std::ptrdiff_t ld_copies,
                           T* scratch);
-  void (*weight_gradient_of_rows)(const T* delta, std::ptrdiff_t delta_stride, const DenseRows<T>& X, int n,
-                                  int n_columns, bool adds, const UpdateTile<T>* next, T* G);
   std::size_t (*scratch_size)(int n_panels, int widest); // elements that forward and backward need
 
   // Hidden layers that do more than their activation, one panel each. Forward: a from z.
@@ -155,10 +152,10 @@ template <class T> struct Kernels {
   double (*loss)(const RowLoss& loss, T* z, const T* y, const T* weights);
 
   // G[n][R] = delta[n][:] . columns[:][R] over n_rows rows, the first `n_columns` of each; delta panels are
-  // `delta_stride` apart. With `adds` G gets the finished sum on top of what it holds. `next`, a tile that will be
+  // `delta_stride` apart, rows of columns `ld`: R in blocks of columns, more in copies of rows. With `adds` G gets the finished sum on top of what it holds. `next`, a tile that will be
   // updated soon, is fetched meanwhile; may be null.
-  void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n,
-                          int n_columns, bool adds, const UpdateTile<T>* next, T* G);
+  void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, std::ptrdiff_t ld, int n_rows,
+                          int n, int n_columns, bool adds, const UpdateTile<T>* next, T* G);
   // The same from panels of inputs, one product along the rows for each weight: for layers of few inputs or few
   // neurons, which need no columns then.
   void (*weight_gradient_along_rows)(const T* delta, std::ptrdiff_t delta_stride, const T* inputs,

@@ -133,9 +133,8 @@ template <class T> struct Workspace {
   std::vector<double> panel_loss;
   bool sparse = false, training = false; // without training there is no room for what only gradients need
   bool in_place = false;                 // rows enter through the first product, which reads them where they lie
-  AlignedArray<T> row_copies;            // and leaves copies here, if their registers are not whole ones in memory
+  AlignedArray<T> row_copies;            // and leaves copies here, which the weight gradient reads
   std::ptrdiff_t ld_rows = 0;
-  bool copies_rows = false;
 
   Workspace() = default;
   // Input that is read where it lies gets no panels; sparse input gets room for the first layer's whole gradient.
@@ -184,13 +183,6 @@ template <class T> struct Workspace {
   }
 
   T* row_copy(int i) const { return row_copies.data() + i * ld_rows; }
-
-  // Reading a register across two lines of the cache takes twice as long, and each is read once for some neurons and
-  // once for the gradient. NumPy's arrays begin 16 bytes behind a line.
-  void decide_on_copies(const Matrix<T>& X, int R) {
-    const std::size_t size = R / 2 * sizeof(T); // of a register
-    copies_rows = in_place && !sparse && (std::uintptr_t(X.data) % size != 0 || X.stride * sizeof(T) % size != 0);
-  }
 
 private:
   AlignedPieces<T> apart; // deltas that are not in place of their units

@@ -47,8 +47,7 @@ public:
       PanelProduct<T> product = forward_product(space, 0, {to, 1, false, block.scratch, {}});
       if (!space.sparse)
         return kernels.forward_of_rows({X.data, X.stride, rows.numbers, start, n, n_next}, product,
-                                       space.copies_rows ? space.row_copy(to * R) : nullptr, space.ld_rows,
-                                       block.scratch);
+                                       space.row_copy(to * R), space.ld_rows, block.scratch);
       product.M = layers[0].wt.data();
       product.ldm = layers[0].ldt;
       kernels.forward_sparse({X.data, X.indices, X.indptr, rows.numbers, start, n}, product, block.scratch);

@@ -111,7 +111,7 @@ private:
     if (half == 0) return;
     T* const gradients = over.gradients[team.thread].data();
     for (std::size_t i = 0; i < own.tiles.size(); ++i)
-      own.tiles.gradient_of_half(own.deltas.space, part, i, gradients + own.tiles.gradient_start(i));
+      own.tiles.gradient_of_half(own.deltas.space, int(part.rows.n), i, gradients + own.tiles.gradient_start(i));
   }
 
   // In the order of the panels.
@@ -129,7 +129,7 @@ private:
       if (half > 0)
         kernels.add(over.gradients[0].data() + at, over.gradients[1].data() + at, std::ptrdiff_t(end - at), G);
       else
-        own.tiles.gradient(own.deltas.space, batch, i, G);
+        own.tiles.gradient(own.deltas.space, int(batch.rows.n), i, G);
       own.tiles.update(i, step, alpha, 1 / batch.weight, G);
     }
   }

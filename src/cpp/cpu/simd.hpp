@@ -60,18 +60,21 @@ template <class S> FASTMLP_INLINE void store_as(scalar_of<S>* p, S v) {
     store(p, v);
 }
 
-// A product that stays one: else a compiler may fuse it with a sum here and not there, where code must round alike.
-template <class S> FASTMLP_INLINE S rounded(S product) {
+// The same value, of which the compiler knows nothing but that it is in a register.
+template <class S> FASTMLP_INLINE S in_register(S value) {
 #if defined(__AVX512F__) || (defined(__AVX__) && FASTMLP_VECTOR_BYTES <= 32) ||                                        \
     (defined(__SSE2__) && FASTMLP_VECTOR_BYTES <= 16)
-  __asm__("" : "+x"(product));
+  __asm__("" : "+x"(value));
 #elif defined(__aarch64__)
-  __asm__("" : "+w"(product));
+  __asm__("" : "+w"(value));
 #else
-  __asm__("" : "+m"(product));
+  __asm__("" : "+m"(value));
 #endif
-  return product;
+  return value;
 }
+
+// A product that stays one: else a compiler may fuse it with a sum here and not there, where code must round alike.
+template <class S> FASTMLP_INLINE S rounded(S product) { return in_register(product); }
 
 FASTMLP_INLINE constexpr int smaller(int a, int b) { return a < b ? a : b; } // std::min is not local to this object
 
@@ -112,6 +115,14 @@ template <class T, int half = 1> FASTMLP_INLINE void butterfly(Vec<T>* v) {
       if (!(i & half)) exchange<half, W>(v[i], v[i + half], std::make_index_sequence<W>{});
     butterfly<T, 2 * half>(v);
   }
+}
+
+// The sum of the lanes of each of as many registers as one has lanes, in the order of the lanes.
+template <class T> FASTMLP_INLINE Vec<T> sums_of_lanes(Vec<T>* v) {
+  butterfly<T>(v);
+  Vec<T> sum = v[0];
+  for (int i = 1; i < lane_count<T>; ++i) sum += v[i];
+  return sum;
 }
 
 // A lanes x lanes block from rows `ld` apart to rows `ld_out` apart.

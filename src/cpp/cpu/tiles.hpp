@@ -186,21 +186,20 @@ public:
     return std::max(n_rows - first_half(n_rows) * R, int(std::min<double>(n_rows, least_halved)));
   }
 
-  // Of tile i, the sum over the rows of the batch; for sparse input `space.first_gradient` holds the first layer's. The
+  // Of tile i, the sum over the n_rows of the batch; for sparse input `space.first_gradient` holds the first layer's. The
   // next tile is fetched meanwhile.
-  void gradient(const Workspace<T>& space, const Batch<T>& batch, std::size_t i, T* G) const {
-    const int n_rows = int(batch.rows.n);
+  void gradient(const Workspace<T>& space, int n_rows, std::size_t i, T* G) const {
     if (const int half = first_half(n_rows)) {
-      gradient_of(space, batch, 0, half * R, list[i], nullptr, false, G);
-      gradient_of(space, batch, half * R, n_rows, list[i], after(i), true, G);
+      gradient_of(space, 0, half * R, list[i], nullptr, false, G);
+      gradient_of(space, half * R, n_rows, list[i], after(i), true, G);
     } else {
-      gradient_of(space, batch, 0, n_rows, list[i], after(i), false, G);
+      gradient_of(space, 0, n_rows, list[i], after(i), false, G);
     }
   }
 
   // The same of a batch that is itself a half.
-  void gradient_of_half(const Workspace<T>& space, const Batch<T>& half, std::size_t i, T* G) const {
-    gradient_of(space, half, 0, int(half.rows.n), list[i], nullptr, false, G);
+  void gradient_of_half(const Workspace<T>& space, int n_rows, std::size_t i, T* G) const {
+    gradient_of(space, 0, n_rows, list[i], nullptr, false, G);
   }
 
   // G = (G + alpha w) * scale; only matrices are penalised.
@@ -254,8 +253,8 @@ private:
   const UpdateTile<T>* after(std::size_t i) const { return padded || i + 1 == list.size() ? nullptr : &places[i + 1]; }
 
   // Sum over the rows from `first`, where a panel begins, to `end`; with `adds` on top of G.
-  void gradient_of(const Workspace<T>& space, const Batch<T>& batch, int first, int end, const Tile& tile,
-                   const UpdateTile<T>* next, bool adds, T* G) const {
+  void gradient_of(const Workspace<T>& space, int first, int end, const Tile& tile, const UpdateTile<T>* next, bool adds,
+                   T* G) const {
     using P = Parameter<T>;
     const P& p = parameters[tile.parameter];
     const int above = p.layer + 1, first_panel = first / R, n_panels = (end - first + R - 1) / R;
@@ -279,15 +278,9 @@ private:
       const T* g = space.first_gradient.data() + tile.column * ldt + tile.first;
       return kernels.transpose(g, ldt, columns_of(tile), tile.n, G, R);
     }
-    if (p.layer == 0 && space.in_place) {
-      const Matrix<T>& X = batch.data.X;
-      const std::int64_t row = batch.rows.first + first;
-      const DenseRows<T> rows =
-          space.copies_rows
-              ? DenseRows<T>{space.row_copy(0) + tile.column, space.ld_rows, nullptr, first, end - first, 0}
-              : DenseRows<T>{X.data + tile.column, X.stride, batch.rows.numbers, row, end - first, 0};
-      return kernels.weight_gradient_of_rows(delta, stride, rows, tile.n, columns_of(tile), adds, next, G);
-    }
+    if (p.layer == 0 && space.in_place)
+      return kernels.weight_gradient(delta, stride, space.row_copy(first) + tile.column, space.ld_rows, end - first,
+                                     tile.n, columns_of(tile), adds, next, G);
     if (p.role == P::weights && layers[p.layer].is_narrow) {
       const std::ptrdiff_t input_stride = space.panel_stride[p.layer];
       const T* inputs = space.panels[p.layer] + first_panel * input_stride + std::ptrdiff_t(tile.column) * R;
@@ -296,7 +289,7 @@ private:
     }
     const AlignedPieces<T>& columns = p.role == P::projection ? space.z_columns : space.columns;
     const T* inputs = columns[p.layer] + tile.column / R * space.column_stride + std::ptrdiff_t(first) * R;
-    kernels.weight_gradient(delta, stride, inputs, end - first, tile.n, columns_of(tile), adds, next, G);
+    kernels.weight_gradient(delta, stride, inputs, R, end - first, tile.n, columns_of(tile), adds, next, G);
   }
 
   void place() {

@@ -29,11 +29,12 @@ template <class T> struct TileAhead {
 };
 
 // G[m][R] (+)= delta . columns for m rows and `halves` registers of columns, over consecutive panels. `continues`: the
-// sum begins with G; `adds`: what it comes to is added to G.
-template <int halves, int m_rows, class T>
-FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows,
-                                         bool continues, bool adds, TileAhead<T>& ahead, T* G) {
-  constexpr int W = lane_count<T>, r = R<T>;
+// sum begins with G; `adds`: what it comes to is added to G. `ld`: from row to row of the columns, R unless `apart`.
+template <int halves, bool apart, int m_rows, class T>
+FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_stride, const T* columns,
+                                         std::ptrdiff_t ld, int n_rows, bool continues, bool adds, TileAhead<T>& ahead,
+                                         T* G) {
+  constexpr int W = lane_count<T>, r = R<T>, distance = 8;
   Vec<T> acc[m_rows][halves];
   FASTMLP_UNROLL
   for (int m = 0; m < m_rows; ++m) {
@@ -47,10 +48,13 @@ FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_st
       FASTMLP_UNROLL
       for (int i = 0; i < m_rows * r; i += line<T>) __builtin_prefetch(delta + delta_stride + i);
     }
-    for (int d = 0; d < depth; ++d, columns += r) {
+    for (int d = 0; d < depth; ++d, columns += apart ? ld : r) {
       Vec<T> p[halves];
       FASTMLP_UNROLL
-      for (int h = 0; h < halves; ++h) p[h] = load(columns + h * W);
+      for (int h = 0; h < halves; ++h) {
+        p[h] = load(columns + h * W);
+        if (apart) __builtin_prefetch(columns + distance * ld + h * W); // no hardware sees what comes next
+      }
       FASTMLP_UNROLL
       for (int m = 0; m < m_rows; ++m) {
         const Vec<T> w = splat<Vec<T>>(delta[m * r + d]);
@@ -73,39 +77,35 @@ template <class T> void add(const T* a, const T* b, std::ptrdiff_t n, T* sum) {
   for (std::ptrdiff_t i = 0; i < n; i += lane_count<T>) store(sum + i, load(a + i) + load(b + i));
 }
 
-template <int halves, class T>
-FASTMLP_INLINE void weight_gradient_of(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n,
-                                       bool adds, const UpdateTile<T>* next, T* G) {
+template <int halves, bool apart, class T>
+FASTMLP_INLINE void weight_gradient_of(const T* delta, std::ptrdiff_t delta_stride, const T* columns, std::ptrdiff_t ld,
+                                       int n_rows, int n, bool adds, const UpdateTile<T>* next, T* G) {
   constexpr int r = R<T>, chunk = gradient_chunk<T>, most = register_rows * 2 / halves;
   const RegisterTiles<most> tiles(n);
   TileAhead<T> ahead(next, tiles.count * ((n_rows + r - 1) / r));
-  for (int row = 0; row < n_rows; row += chunk, delta += chunk / r * delta_stride, columns += chunk * r)
+  for (int row = 0; row < n_rows; row += chunk, delta += chunk / r * delta_stride, columns += chunk * ld)
     tiles.for_each([&](int neuron, auto count) __attribute__((always_inline)) {
-      weight_gradient_tile<halves, count.value>(delta + neuron * r, delta_stride, columns, smaller(chunk, n_rows - row),
-                                                row > 0, adds, ahead, G + neuron * r);
+      weight_gradient_tile<halves, apart, count.value>(delta + neuron * r, delta_stride, columns, ld,
+                                                       smaller(chunk, n_rows - row), row > 0, adds, ahead,
+                                                       G + neuron * r);
     });
 }
 
 template <class T>
-void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, int n_rows, int n, int n_columns,
-                     bool adds, const UpdateTile<T>* next, T* G) {
+void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, std::ptrdiff_t ld, int n_rows, int n,
+                     int n_columns, bool adds, const UpdateTile<T>* next, T* G) {
   if (adds && n_rows > gradient_chunk<T>) { // the sums of later chunks begin with those of earlier ones
     T sums[tile_rows<T> * 3 / 2 * R<T>];
-    weight_gradient(delta, delta_stride, columns, n_rows, n, n_columns, false, next, sums);
+    weight_gradient(delta, delta_stride, columns, ld, n_rows, n, n_columns, false, next, sums);
     return add(G, sums, std::ptrdiff_t(n) * R<T>, G);
   }
-  if (n_columns <= lane_count<T>)
-    weight_gradient_of<1>(delta, delta_stride, columns, n_rows, n, adds, next, G);
-  else
-    weight_gradient_of<2>(delta, delta_stride, columns, n_rows, n, adds, next, G);
-}
-
-// The sum of the lanes of each of as many registers as one has lanes, in the order of the lanes.
-template <class T> FASTMLP_INLINE Vec<T> sums_of_lanes(Vec<T>* v) {
-  butterfly<T>(v);
-  Vec<T> sum = v[0];
-  for (int i = 1; i < lane_count<T>; ++i) sum += v[i];
-  return sum;
+  const auto of = [&](auto halves, auto apart) __attribute__((always_inline)) {
+    weight_gradient_of<halves.value, apart.value>(delta, delta_stride, columns, ld, n_rows, n, adds, next, G);
+  };
+  const auto with = [&](auto halves) __attribute__((always_inline)) {
+    ld == R<T> ? of(halves, std::false_type()) : of(halves, std::true_type());
+  };
+  n_columns <= lane_count<T> ? with(std::integral_constant<int, 1>()) : with(std::integral_constant<int, 2>());
 }
 
 // Sums over the rows of the products of `few` features with as many others as fill registers, one lane for each pair.
