@@ -61,7 +61,7 @@ public:
     p.n_in = n_in;
     p.n_out = n_out;
     p.activation = -1;
-    const DenseRows<T> same_row{in.data(), 0, nullptr, 0, kernels.rows, 0};
+    const DenseRows<T> same_row{in.data(), 0, nullptr, 0, 0, kernels.rows, 0};
     return seconds_of([&] { kernels.forward_of_rows(same_row, p, copy.data(), 0, scratch.data()); }) * n_panels;
   }
 

@@ -204,7 +204,8 @@ private:
     const int half = team.threads == 2 ? members.front().tiles.first_half(batch_size) : 0; // panels, if it is halved
     const bool apart = half > 0;
     const int first = apart && team.thread == 1 ? half * R : 0, end = apart && team.thread == 0 ? half * R : batch_size;
-    const Batch<T> batch(state.data.set, {rows, first, end - first}, R);
+    const RowRange all{rows, 0, 2 * batch_size};
+    const Batch<T> batch(state.data.set, all.part(first, end - first), R, all.part(batch_size + first, end - first));
     Member& own = members[apart ? team.thread : 0];
     Tiles<T>& tiles = own.tiles;
     const auto handed = [&](int thread, std::size_t at) {
@@ -214,14 +215,14 @@ private:
     lap.last = ticks();
     const int last_panel = int(part(batch.n_panels, share, 1));
     for (int p = int(part(batch.n_panels, share)); p < last_panel; p += panels_per_block)
-      compute_deltas(own, batch, p, std::min(panels_per_block, last_panel - p), G, lap);
+      compute_deltas(own, batch, p, std::min(panels_per_block, last_panel - p), share, G, lap);
     const auto lap_of = [&](const std::vector<int>& parts, const Tile& tile) {
       const Parameter<T>& parameter = tiles.parameter_of(tile);
       lap(parameter.is_matrix() ? parts[parameter.layer] : bias);
     };
     if (apart)
       tiles.for_each_of(share, [&](std::size_t at, const Tile& tile) {
-        tiles.gradient_of_half(own.deltas.space, batch, at, handed(team.thread, at));
+        tiles.gradient_of_half(own.deltas.space, int(batch.rows.n), at, handed(team.thread, at));
         lap_of(gradient, tile);
       });
     team.barrier();
@@ -242,7 +243,8 @@ private:
     lap(wait);
   }
 
-  void compute_deltas(Member& own, const Batch<T>& batch, int first, int count, T* scratch, Laps& lap) {
+  void compute_deltas(Member& own, const Batch<T>& batch, int first, int count, const Team& share, T* scratch,
+                      Laps& lap) {
     const Propagation<T>& propagation = own.propagation;
     Workspace<T>& space = own.deltas.space;
     const int last = network.n_layers(), end = first + count;
@@ -251,7 +253,8 @@ private:
     for (int panel = first; panel < end; ++panel) {
       propagation.enter_targets(space, state.data.set, batch.rows, panel);
       lap(loss);
-      propagation.enter(space, state.data.set.X, batch.rows, panel, panel, block);
+      propagation.enter(space, state.data.set.X, batch.rows.panel(panel, R), batch.panel_after(panel, share), panel,
+                        block);
       lap(space.in_place ? forward[0] : gather);
     }
     for (int l = 0; l < last; ++l) {

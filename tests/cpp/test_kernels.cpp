@@ -37,7 +37,7 @@ template <class T> struct Check {
     Array<T> panels(2 * padded(n_features) * R, T(5)), columns(panels.size(), T(5));
     const std::ptrdiff_t stride = 2 * R * R;
     for (int p = 0; p < 2; ++p)
-      k.gather(X.data(), n_features, rows.data(), p * R, std::min(R, n_rows - p * R), p ? 0 : R - 1, n_features,
+      k.gather({X.data(), n_features, rows.data(), p * R, R, std::min(R, n_rows - p * R), p ? 0 : R - 1}, n_features,
                panels.data() + p * padded(n_features) * R, columns.data() + p * R * R, stride);
     bool same = true;
     for (int p = 0; p < 2; ++p)
@@ -211,7 +211,8 @@ template <class T> struct Check {
     Array<T> copies(n_panels * R * ldm, T(7));
     for (int p = 0; p < n_panels; ++p) {
       const int n = std::min(R, n_rows - p * R), n_next = std::min(R, n_rows - p * R - n);
-      k.gather(X.data(), ld, order.data(), p * R, n, 0, n_in, &in[p * in_size], nullptr, 0);
+      const DenseRows<T> rows{X.data(), ld, order.data(), p * R, (p + 1) * R, n, n_next};
+      k.gather(rows, n_in, &in[p * in_size], nullptr, 0);
       PanelProduct<T> product{};
       product.M = M.data();
       product.ldm = ldm;
@@ -225,7 +226,7 @@ template <class T> struct Check {
       k.forward(product, scratch.data());
       product.out = &out[p * out_size];
       T* const copy = &copies[p * R * ldm];
-      k.forward_of_rows({X.data(), ld, order.data(), p * R, n, n_next}, product, copy, ldm, scratch.data());
+      k.forward_of_rows(rows, product, copy, ldm, scratch.data());
       bool same = true;
       const int whole = (n_in + R / 2 - 1) / (R / 2) * (R / 2);
       for (int i = 0; i < R; ++i) {

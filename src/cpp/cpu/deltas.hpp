@@ -50,7 +50,7 @@ public:
     };
     for (int i = 0; i < last; ++i) {
       for_each_block([&](const Block<T>& block) {
-        if (i == 0) enter(batch, block);
+        if (i == 0) enter(batch, block, team);
         forward(block, cuts[i], cuts[i + 1]);
         if (i + 1 < last) return moments(block, cuts[i + 1]);
         if (asks) return hand_over(batch, block, start);
@@ -95,10 +95,10 @@ public:
   Workspace<T> space;
 
 private:
-  void enter(const Batch<T>& batch, const Block<T>& block) {
+  void enter(const Batch<T>& batch, const Block<T>& block, const Team& team) {
     for (int panel = block.first; panel < block.first + block.count; ++panel) {
       propagation.enter_targets(space, batch.data, batch.rows, panel);
-      propagation.enter(space, batch.data.X, batch.rows, panel, panel, block);
+      propagation.enter(space, batch.data.X, batch.rows.panel(panel, R), batch.panel_after(panel, team), panel, block);
     }
     if (!needs_all_rows()) return;
     const T share = T(batch.weight != 0 ? 1 / batch.weight : 0);

@@ -2,6 +2,7 @@
 // it.
 #pragma once
 
+#include "kernels.hpp"
 #include "simd.hpp"
 
 namespace fastmlp {
@@ -10,6 +11,14 @@ namespace {
 
 FASTMLP_INLINE std::int64_t row_number(const std::int64_t* rows, std::int64_t first, int i) {
   return rows ? rows[first + i] : first + i;
+}
+
+// Where `many` rows lie, and those that will be used next; missing ones repeat the last.
+template <class T>
+FASTMLP_INLINE void locate(const DenseRows<T>& X, int many, int many_next, const T** x, const T** next) {
+  const auto at = [&](std::int64_t first, int i) { return X.data + row_number(X.rows, first, i) * X.ld; };
+  for (int i = 0; i < many; ++i) x[i] = at(X.first, smaller(i, X.n - 1));
+  for (int i = 0; i < many_next; ++i) next[i] = X.n_next ? at(X.next, smaller(i, X.n_next - 1)) : x[many - 1];
 }
 
 // The last `rest` features of rows of k, more than one register: the second one overlaps the first.
@@ -53,15 +62,10 @@ template <class T> void gather_short(const T* const* x, int k, T* panel, T* colu
 
 // Block by block of R features, so that all that is written lies together; later blocks, then the rows of the next
 // panel, are fetched from memory meanwhile: shuffled rows are where no hardware expects them. `columns` may be null.
-template <class T>
-void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int n_next, int k,
-            T* panel, T* columns, std::ptrdiff_t column_stride) {
+template <class T> void gather(const DenseRows<T>& X, int k, T* panel, T* columns, std::ptrdiff_t column_stride) {
   constexpr int W = lane_count<T>, r = R<T>;
   const T *x[r], *next[r];
-  for (int i = 0; i < r; ++i) {
-    x[i] = X + row_number(rows, first, i < n ? i : n - 1) * ld;
-    next[i] = n_next > 0 ? X + row_number(rows, first, n + (i < n_next ? i : n_next - 1)) * ld : x[i];
-  }
+  locate(X, r, r, x, next);
   if (k < W) {
     for (int i = 0; i < r; ++i) prefetch(next[i]);
     return gather_short(x, k, panel, columns);
@@ -76,7 +80,7 @@ void gather(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_
     const bool in_next = f + ahead >= padded;
     const T* const* const later = in_next ? next : x;
     const int from = f + ahead - (in_next ? padded : 0);
-    if (!in_next || n_next > 0)
+    if (!in_next || X.n_next > 0)
       for (int j = 0; j < r; j += line<T>)
         for (int i = 0; i < r; ++i) prefetch(later[i] + from + j);
     const int rest = k - f;

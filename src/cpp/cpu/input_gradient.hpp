@@ -64,8 +64,14 @@ private:
       if (n_vectors > 1) keep_units(room, count, v > 0);
       for (int p = 0; p < count; ++p) {
         T* to = activates_outputs ? propagation.spare_room(all) : propagation.panel_of(room.space, last, p);
-        kernels.gather(vectors + std::ptrdiff_t(v) * n_outputs, std::ptrdiff_t(n_vectors) * n_outputs, nullptr,
-                       (first_panel + p) * R, rows_of(p), 0, n_outputs, to, nullptr, 0);
+        const DenseRows<T> rows{vectors + std::ptrdiff_t(v) * n_outputs,
+                                std::ptrdiff_t(n_vectors) * n_outputs,
+                                nullptr,
+                                (first_panel + p) * R,
+                                0,
+                                rows_of(p),
+                                0};
+        kernels.gather(rows, n_outputs, to, nullptr, 0);
         if (activates_outputs) propagation.differentiate_outputs(room.space, p, to);
       }
       backward(room, all);
@@ -77,7 +83,9 @@ private:
   }
 
   void forward(Workspace<T>& space, const Matrix<T>& X, std::int64_t first_panel, const Block<T>& all) const {
-    for (int p = 0; p < all.count; ++p) propagation.enter(space, X, {nullptr, 0, X.n_rows}, first_panel + p, p, all);
+    const RowRange rows{nullptr, 0, X.n_rows};
+    for (int p = 0; p < all.count; ++p)
+      propagation.enter(space, X, rows.panel(first_panel + p, R), rows.panel(first_panel + p + 1, R), p, all);
     for (int l = 0; l < last; ++l) {
       propagation.forward(space, l, all);
       propagation.activate(space, l + 1, all);

@@ -13,7 +13,6 @@
 #include "rows_in_place.hpp"
 #include "simd.hpp"
 #include "weight_gradients.hpp"
-#include "weight_gradients.hpp"
 
 namespace fastmlp {
 namespace FASTMLP_ISA {

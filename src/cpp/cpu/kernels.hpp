@@ -82,12 +82,12 @@ template <class T> struct SparseRows {
   int n;
 };
 
-// Rows of a dense matrix, likewise; n_next more follow that will be used next.
+// Rows of a dense matrix, likewise, n > 0; the n_next from `next` on will be used next.
 template <class T> struct DenseRows {
   const T* data;
   std::ptrdiff_t ld;
   const std::int64_t* rows;
-  std::int64_t first;
+  std::int64_t first, next;
   int n, n_next;
 };
 
@@ -111,11 +111,9 @@ template <class T> struct Kernels {
   int rows;      // R
   int tile_rows; // neurons in a weight tile, a multiple of every block that transposes use
 
-  // Rows first .. first + n of dense X, by number if `rows` is given, to one panel and its blocks of columns; 0 < n <=
-  // R. Missing rows repeat the last one: whatever they compute stays finite, and their weight is 0. The n_next rows
-  // that follow will be gathered next. `columns` may be null.
-  void (*gather)(const T* X, std::ptrdiff_t ld, const std::int64_t* rows, std::int64_t first, int n, int n_next, int k,
-                 T* panel, T* columns, std::ptrdiff_t column_stride);
+  // At most R rows of k features to one panel and its blocks of columns. Missing rows repeat the last one: whatever
+  // they compute stays finite, and their weight is 0. `columns` may be null.
+  void (*gather)(const DenseRows<T>& X, int k, T* panel, T* columns, std::ptrdiff_t column_stride);
   void (*panel_to_columns)(const T* panel, int k, T* columns, std::ptrdiff_t column_stride);
   void (*panel_to_rows)(const T* panel, int k, int n, T* out, std::ptrdiff_t ld);
 
@@ -152,8 +150,8 @@ template <class T> struct Kernels {
   double (*loss)(const RowLoss& loss, T* z, const T* y, const T* weights);
 
   // G[n][R] = delta[n][:] . columns[:][R] over n_rows rows, the first `n_columns` of each; delta panels are
-  // `delta_stride` apart, rows of columns `ld`: R in blocks of columns, more in copies of rows. With `adds` G gets the finished sum on top of what it holds. `next`, a tile that will be
-  // updated soon, is fetched meanwhile; may be null.
+  // `delta_stride` apart, rows of columns `ld`: R in blocks of columns, more in copies of rows. With `adds` G gets the
+  // finished sum on top of what it holds. `next`, a tile that will be updated soon, is fetched meanwhile; may be null.
   void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, std::ptrdiff_t ld, int n_rows,
                           int n, int n_columns, bool adds, const UpdateTile<T>* next, T* G);
   // The same from panels of inputs, one product along the rows for each weight: for layers of few inputs or few

@@ -33,6 +33,12 @@ struct RowRange {
   const std::int64_t* numbers;
   std::int64_t first, n;
   std::int64_t operator[](std::int64_t i) const { return numbers ? numbers[first + i] : first + i; }
+  // The rows from number `begin` on, at most so many; none behind the last.
+  RowRange part(std::int64_t begin, std::int64_t most) const {
+    begin = std::min(begin, n);
+    return {numbers, first + begin, std::min(most, n - begin)};
+  }
+  RowRange panel(std::int64_t p, int R) const { return part(p * R, R); }
 };
 
 // Those rows of X, dense, to out (n, n_columns).

@@ -12,15 +12,19 @@ namespace fastmlp {
 // Some rows of the data, whose mean loss a step descends.
 template <class T> struct Batch {
   const Dataset<T>& data;
-  RowRange rows;
+  RowRange rows, next; // next: those of the batch that follows, if any
   int R, n_panels;
   double weight; // sum of the rows' weights
 
-  Batch(const Dataset<T>& data, const RowRange& rows, int R)
-      : data(data), rows(rows), R(R), n_panels(int((rows.n + R - 1) / R)),
+  Batch(const Dataset<T>& data, const RowRange& rows, int R, const RowRange& next = {nullptr, 0, 0})
+      : data(data), rows(rows), next(next), R(R), n_panels(int((rows.n + R - 1) / R)),
         weight(sum_of_weights(data, rows.numbers, rows.first, rows.n)) {}
 
   int rows_of(std::int64_t panel) const { return int(std::min<std::int64_t>(R, rows.n - panel * R)); }
+  // What a thread reads after a panel of its share: the next one, and behind the last its first one of the next batch.
+  RowRange panel_after(int panel, const Team& team) const {
+    return panel + 1 < part(n_panels, team, 1) ? rows.panel(panel + 1, R) : next.panel(part(n_panels, team), R);
+  }
 };
 
 template <class T> class OutsideLoss {

@@ -186,7 +186,7 @@ private:
     const Block<T> all{0, count, rows_of(first_panel + count - 1) <= R / 2, scratch, {}};
     for (int p = 0; p < count; ++p) { // rows are looked at when they are about to be read anyway
       if (!accepts((first_panel + p) * R, rows_of(first_panel + p))) return false;
-      propagation.enter(space, X, rows, first_panel + p, p, all);
+      propagation.enter(space, X, rows.panel(first_panel + p, R), rows.panel(first_panel + p + 1, R), p, all);
     }
     for (int l = 0; l < layer; ++l) {
       propagation.forward(space, l, all);

@@ -37,28 +37,26 @@ public:
     for (Layer<T>& layer : layers) layer.use_running_statistics();
   }
 
-  // Panel `from` of the rows to panel `to` of the workspace, or at once through the first product.
-  void enter(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, std::int64_t from, int to,
+  // A panel of rows to panel `to` of the workspace, or at once through the first product. The panel `next` will be read
+  // next, if there are any.
+  void enter(Workspace<T>& space, const Matrix<T>& X, const RowRange& rows, const RowRange& next, int to,
              const Block<T>& block) const {
-    const std::int64_t start = rows.first + from * R;
-    const std::int64_t left = rows.n - from * R;
-    const int n = int(std::min<std::int64_t>(R, left)), n_next = int(std::min<std::int64_t>(R, left - n));
+    const DenseRows<T> dense{X.data, X.stride, rows.numbers, rows.first, next.first, int(rows.n), int(next.n)};
     if (space.in_place) {
       PanelProduct<T> product = forward_product(space, 0, {to, 1, false, block.scratch, {}});
       if (!space.sparse)
-        return kernels.forward_of_rows({X.data, X.stride, rows.numbers, start, n, n_next}, product,
-                                       space.row_copy(to * R), space.ld_rows, block.scratch);
+        return kernels.forward_of_rows(dense, product, space.row_copy(to * R), space.ld_rows, block.scratch);
       product.M = layers[0].wt.data();
       product.ldm = layers[0].ldt;
-      kernels.forward_sparse({X.data, X.indices, X.indptr, rows.numbers, start, n}, product, block.scratch);
+      kernels.forward_sparse({X.data, X.indices, X.indptr, rows.numbers, rows.first, int(rows.n)}, product,
+                             block.scratch);
       return;
     }
     const bool drops = space.training && network.dropout[0] > 0 && block.dropout.is_set();
     T* panel = space.panels[0] + to * space.panel_stride[0];
     T* columns = space.training && !layers[0].is_narrow ? space.columns[0] + std::ptrdiff_t(to) * R * R : nullptr;
-    if (X.indptr) return scatter(X, {rows.numbers, start, n}, panel);
-    kernels.gather(X.data, X.stride, rows.numbers, start, n, n_next, X.n_columns, panel, drops ? nullptr : columns,
-                   space.column_stride);
+    if (X.indptr) return scatter(X, rows, panel);
+    kernels.gather(dense, X.n_columns, panel, drops ? nullptr : columns, space.column_stride);
     if (!drops) return;
     kernels.drop(dropout_of(0, to, block), X.n_columns, panel);
     if (columns) kernels.panel_to_columns(panel, X.n_columns, columns, space.column_stride);

@@ -33,7 +33,10 @@ template <class T> struct Stretch {
   double until = 0;      // wall_seconds()
 
   std::int64_t largest_batch() const { return std::min(batch_size, n); }
-  Batch<T> batch(std::int64_t first, int R) const { return {data, {order, first, std::min(batch_size, n - first)}, R}; }
+  Batch<T> batch(std::int64_t first, int R) const {
+    const RowRange all{order, 0, n};
+    return {data, all.part(first, batch_size), R, all.part(first + batch_size, batch_size)};
+  }
 };
 
 template <class T> class TwoReplicas {
@@ -99,12 +102,12 @@ private:
   // `half`: panels of the first half; 0 if the batch is not halved.
   void compute_part(Replica<T>& own, const Batch<T>& batch, int half, RandomKey dropout, const Team& team,
                     HandOver& over, T* scratch) {
-    RowRange rows = batch.rows;
     const std::int64_t cut = std::int64_t(half) * kernels.rows;
     const bool takes_second = half > 0 && team.thread == 1;
-    if (half > 0) rows.n = takes_second ? rows.n - cut : cut;
-    if (takes_second) rows.first += cut;
-    const Batch<T> part(batch.data, rows, kernels.rows);
+    const auto own_part = [&](const RowRange& rows) {
+      return half == 0 ? rows : takes_second ? rows.part(cut, rows.n) : rows.part(0, cut);
+    };
+    const Batch<T> part(batch.data, own_part(batch.rows), kernels.rows, own_part(batch.next));
     own.deltas.compute(part, dropout, scratch, {0, 1, team.meeting}, Deltas<T>::Way::there_and_back,
                        takes_second ? half : 0);
     std::copy_n(own.deltas.space.panel_loss.data(), part.n_panels, over.losses[team.thread].data());

@@ -82,10 +82,7 @@ void forward_of_rows(const DenseRows<T>& X, const PanelProduct<T>& p, T* copies,
   const auto start = [&](int stripe) { return registers * stripe / n_stripes * W; };
   T *z = scratch, *sums = scratch + p.n_out * r;
   const T *x[r + W], *copied[r];
-  for (int i = 0; i < r + W; ++i) { // missing rows repeat the last one
-    const int last = i < r ? X.n - 1 : X.n + X.n_next - 1;
-    x[i] = X.data + row_number(X.rows, X.first, smaller(i, last)) * X.ld;
-  }
+  locate(X, r, W, x, x + r);
   for (int i = 0; i < r; ++i) copied[i] = copies + i * ld_copies;
   for (int half = 0; half < r; half += W) {
     for (int i = 0; i < n_stripes; ++i) {

@@ -186,8 +186,8 @@ public:
     return std::max(n_rows - first_half(n_rows) * R, int(std::min<double>(n_rows, least_halved)));
   }
 
-  // Of tile i, the sum over the n_rows of the batch; for sparse input `space.first_gradient` holds the first layer's. The
-  // next tile is fetched meanwhile.
+  // Of tile i, the sum over the n_rows of the batch; for sparse input `space.first_gradient` holds the first layer's.
+  // The next tile is fetched meanwhile.
   void gradient(const Workspace<T>& space, int n_rows, std::size_t i, T* G) const {
     if (const int half = first_half(n_rows)) {
       gradient_of(space, 0, half * R, list[i], nullptr, false, G);
@@ -253,8 +253,8 @@ private:
   const UpdateTile<T>* after(std::size_t i) const { return padded || i + 1 == list.size() ? nullptr : &places[i + 1]; }
 
   // Sum over the rows from `first`, where a panel begins, to `end`; with `adds` on top of G.
-  void gradient_of(const Workspace<T>& space, int first, int end, const Tile& tile, const UpdateTile<T>* next, bool adds,
-                   T* G) const {
+  void gradient_of(const Workspace<T>& space, int first, int end, const Tile& tile, const UpdateTile<T>* next,
+                   bool adds, T* G) const {
     using P = Parameter<T>;
     const P& p = parameters[tile.parameter];
     const int above = p.layer + 1, first_panel = first / R, n_panels = (end - first + R - 1) / R;

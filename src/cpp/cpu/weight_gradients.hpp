@@ -92,8 +92,8 @@ FASTMLP_INLINE void weight_gradient_of(const T* delta, std::ptrdiff_t delta_stri
 }
 
 template <class T>
-void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, std::ptrdiff_t ld, int n_rows, int n,
-                     int n_columns, bool adds, const UpdateTile<T>* next, T* G) {
+void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, std::ptrdiff_t ld, int n_rows,
+                     int n, int n_columns, bool adds, const UpdateTile<T>* next, T* G) {
   if (adds && n_rows > gradient_chunk<T>) { // the sums of later chunks begin with those of earlier ones
     T sums[tile_rows<T> * 3 / 2 * R<T>];
     weight_gradient(delta, delta_stride, columns, ld, n_rows, n, n_columns, false, next, sums);
