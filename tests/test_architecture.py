@@ -47,6 +47,7 @@ PYTHON_ROOMS = [
     "_initialization",
     "_answers",
     "_labels",
+    "_random_state",
     "_training",
     "_divergence",
     "_placement",

@@ -85,7 +85,7 @@ class Answers(FlatParameters):
             X = self._features_on_gpu(X, reset, name)
             _, y = check_X_y(np.broadcast_to(0.0, (len(X), 1)), y, estimator=self, **how)
         elif self._are_plain(X, y):
-            X, y = validate_data(self, X, y, reset=reset, skip_check_array=True)
+            self._note_features(X, y, reset)
         else:
             X, y = validate_data(self, X, y, accept_sparse=SPARSE_FORMATS, reset=reset, **how)
         return X, y
@@ -110,6 +110,17 @@ class Answers(FlatParameters):
             return False
         n_threads = thread_count(self.n_jobs)
         return all(_core.all_finite(array, n_threads) for array in floats)
+
+    def _note_features(self, X: NDArray[Any], y: NDArray[Any], reset: bool) -> None:
+        """Note how many features plain data has, or compare with what was noted.
+
+        Arrays have no names of features: scikit-learn looks for them longer than it takes to train an epoch of a small
+        network.
+        """
+        n_known = X.shape[1] if reset else getattr(self, "n_features_in_", None)
+        if hasattr(self, "feature_names_in_") or X.shape[1] != n_known:
+            validate_data(self, X, y, reset=reset, skip_check_array=True)
+        self.n_features_in_ = X.shape[1]
 
     def _on_host(self, array: Any, name: str) -> Any:
         """Return targets or weights, from a GPU as a NumPy array."""

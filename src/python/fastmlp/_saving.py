@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastmlp import _core, files
 from fastmlp._parameters import array_shapes, float_dtype
 from fastmlp._validation import name_among
-from fastmlp.optimizer_state import OptimizerState
+from fastmlp.optimizer_state import OPTIMIZERS, OptimizerState
 from fastmlp.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ def _restore_optimizer(model: Any, saved: Header, tensors: Tensors) -> None:
         raise ValueError(f"{', '.join(_OPTIMIZER_NUMBERS)} of the optimizer must be numbers, found {numbers}")
     hyperparameters = files.entry(state, "hyperparameters", dict)
     model._optimizer = optimizer = OptimizerState(
-        name_among(state.get("name"), _core.optimizers(), "optimizer"),
+        name_among(state.get("name"), OPTIMIZERS, "optimizer"),
         {name: float(files.decode(value)) for name, value in hyperparameters.items()},
         numbers["learning_rate_init"],
         files.decode(files.entry(state, "schedule", str, dict)),

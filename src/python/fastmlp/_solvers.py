@@ -11,12 +11,13 @@ from fastmlp import _core
 from fastmlp._held_out import LOSS, HeldOut, Scoring, UserData, metrics_by_name
 from fastmlp._history import History
 from fastmlp._parameters import array_shapes
+from fastmlp._random_state import shuffles_of
 from fastmlp._run import Run
 from fastmlp._scikit_learn_callbacks import scikit_learn_callbacks
-from fastmlp._training import Data, batch_rows, conclude, minimize_lbfgs, shuffles_of
+from fastmlp._training import Data, batch_rows, conclude, minimize_lbfgs
 from fastmlp._verbose import print_epochs, print_stop
 from fastmlp.callbacks import as_callbacks
-from fastmlp.optimizer_state import OptimizerState
+from fastmlp.optimizer_state import OPTIMIZERS, OptimizerState
 from fastmlp.schedules import NAMES
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Solvers(History):
         """Calibrate the trained estimator, if it shall be."""
 
     def _new_optimizer(self, network: _core.Network, dtype: DTypeLike) -> OptimizerState:
-        defaults = _core.optimizers()[self.solver]["hyperparameters"]
+        defaults = OPTIMIZERS[self.solver]["hyperparameters"]
         hyperparameters = {
             name: float(getattr(self, _PARAMETER_OF.get(name, name), default)) for name, default in defaults.items()
         }

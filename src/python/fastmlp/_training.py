@@ -1,4 +1,4 @@
-"""Training: the core's epochs with scikit-learn's random numbers, lines and warnings; L-BFGS over the core's gradient.
+"""Training: the core's epochs with scikit-learn's lines and warnings; L-BFGS over the core's gradient.
 
 Knows no estimator. Batches and stopping rules are the core's; what a training found out comes back as plain values.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,26 +48,6 @@ def core_data(X: Any, y: NDArray[Any], sample_weight: NDArray[Any] | None, dtype
         y if y.ndim == 1 else core_array(y, dtype),
         None if sample_weight is None else core_array(sample_weight, dtype),
     )
-
-
-@contextmanager
-def shuffles_of(random_state: np.random.RandomState) -> Iterator[_core.MT19937]:
-    """Lend the stream of ``random_state`` to the core; afterwards it stands where scikit-learn would have left it.
-
-    A RandomState over another bit generator than MT19937 has no stream that the core can draw: it seeds one.
-    """
-    state: dict[str, Any] = random_state.get_state(legacy=False)
-    own = state["bit_generator"] == "MT19937"
-    if not own:
-        seed = random_state.randint(2**32, size=4, dtype=np.uint32)
-        state = np.random.RandomState(seed).get_state(legacy=False)
-    stream = _core.MT19937(state["state"]["key"], state["state"]["pos"])
-    try:
-        yield stream
-    finally:
-        if own:
-            key, pos = stream.state
-            random_state.set_state({**state, "state": {"key": key, "pos": pos}})
 
 
 def batch_rows(batch_size: int | str, n_rows: int) -> int:

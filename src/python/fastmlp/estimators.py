@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -43,6 +42,7 @@ from fastmlp._losses import (
 )
 from fastmlp._parameters import array_shapes
 from fastmlp._placement import Placement, keeps_what_was_learned
+from fastmlp._random_state import random_state_of
 from fastmlp._saving import Saving
 from fastmlp._scikit_learn_callbacks import CallbackSupportMixin, with_callbacks
 from fastmlp._solvers import Solvers, Start
@@ -55,6 +55,7 @@ from fastmlp._validation import (
     unit_counts,
 )
 from fastmlp.callbacks import Callback, as_callbacks
+from fastmlp.optimizer_state import OPTIMIZERS
 from fastmlp.schedules import NAMES
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class BaseMLP(
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", str, Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(_core.activations())), list, tuple],
-        "solver": [StrOptions({"lbfgs", *_core.optimizers()})],
+        "solver": [StrOptions({"lbfgs", *OPTIMIZERS})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [StrOptions({"constant", "invscaling", "adaptive", *NAMES}), callable],
@@ -246,7 +247,7 @@ class BaseMLP(
         gpu = self._check_device(X, validation[0])
         if groups is not None and (self.solver == "lbfgs" or not self.early_stopping or validation[0] is not None):
             raise ValueError("groups are for the splitter of early_stopping=True, which is not used here")
-        start = self._begin(X, y, sample_weight, groups, incremental, check_random_state(self.random_state))
+        start = self._begin(X, y, sample_weight, groups, incremental, random_state_of(self.random_state))
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else start.parameters.dtype
         gpu = self._place(gpu, start.network, start.X, validation[0], dtype, 1 if incremental else self.max_iter)
         engine = make_engine(start.network, dtype, self.n_jobs, batch_loss(self.loss), gpu)

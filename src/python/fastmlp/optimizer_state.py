@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fastmlp._parameters import Shapes
     from fastmlp.schedules import AnySchedule
 
+OPTIMIZERS = _core.optimizers()  # the catalogue: each call makes a new dict
+
 # scikit-learn's names for the lists of arrays that an optimizer keeps
 _SCIKIT_LEARN_SLOTS = {"ms": "m", "vs": "v", "velocities": "velocity"}
 
@@ -28,7 +30,7 @@ class OptimizerState:
     Parameters
     ----------
     name : str
-        A name of ``_core.optimizers()``.
+        A name of ``OPTIMIZERS``.
     hyperparameters : mapping of str to float
         Those of the optimizer; missing ones take the catalogue's defaults.
     learning_rate_init : float
@@ -89,7 +91,7 @@ class OptimizerState:
         self.dropout_seed = 0
         self.shapes = shapes
         n = sum(math.prod(shape) for of_layers in shapes.values() for shape in of_layers if shape is not None)
-        names = [*_core.optimizers()[name]["slots"], *(["raw"] if ema_decay else [])]
+        names = [*OPTIMIZERS[name]["slots"], *(["raw"] if ema_decay else [])]
         self.slots = {slot: _zeros(n, np.dtype(dtype)) for slot in names}
 
     def __getattr__(self, name: str) -> list[NDArray[Any]]:
