@@ -2,9 +2,10 @@
 // products and the optimizer with all their data in the first-level cache, and the machine itself. limits.py builds and
 // runs it, and says what the numbers mean:
 //
-//   limits_avx2 ROUNDS BATCH_SIZE N_ROWS LOSS SIZE SIZE ...     prints JSON: seconds a step in each round
+//   limits_avx2 ROUNDS SECONDS BATCH_SIZE N_ROWS LOSS SIZE SIZE ...     prints JSON: seconds a step in each round
 //
-// Each round measures everything once, in short bursts one after the other: a slow moment hits all of them.
+// Each round measures everything once, in short bursts one after the other: a slow moment hits all of them. There are
+// as many rounds as asked for, and more for so many seconds: on a machine shared with others, few moments are quiet.
 #include "../src/cpp/cpu/simd.hpp"
 #include "training_step.hpp"
 
@@ -176,7 +177,7 @@ void print(const char* group, const Found& found) {
   std::printf("}");
 }
 
-void measure(int rounds, int batch_size, int n_rows, const char* loss, const std::vector<std::int64_t>& sizes) {
+void measure(int rounds, double at_least, int batch_size, int n_rows, const char* loss, const std::vector<std::int64_t>& sizes) {
   const FlushDenormals mode;
   const Network network(sizes, std::vector<std::string>(sizes.size() - 2, "relu"), loss);
   const Data data(network, n_rows, batch_size);
@@ -185,7 +186,8 @@ void measure(int rounds, int batch_size, int n_rows, const char* loss, const std
   StepInParts step(network, data);
   const int n = int(std::clamp(4e-3 / alone.seconds(1), 1.0, double(most_steps))); // steps in a burst
   Found machine, one, two, in_cache;
-  for (int i = 0; i < rounds; ++i) {
+  const double start = wall_seconds();
+  for (int i = 0; i < rounds || wall_seconds() - start < at_least; ++i) {
     machine["multiply_adds 1"].push_back(operations_a_second(1));
     one["step"].push_back(alone.seconds(n));
     step.measure(n, 1, one);
@@ -209,8 +211,9 @@ void measure(int rounds, int batch_size, int n_rows, const char* loss, const std
 } // namespace fastmlp
 
 int main(int n, char** arguments) {
-  if (n < 7) return 2;
+  if (n < 8) return 2;
   std::vector<std::int64_t> sizes;
-  for (int i = 5; i < n; ++i) sizes.push_back(std::atoi(arguments[i]));
-  fastmlp::measure(std::atoi(arguments[1]), std::atoi(arguments[2]), std::atoi(arguments[3]), arguments[4], sizes);
+  for (int i = 6; i < n; ++i) sizes.push_back(std::atoi(arguments[i]));
+  fastmlp::measure(std::atoi(arguments[1]), std::atof(arguments[2]), std::atoi(arguments[3]), std::atoi(arguments[4]),
+                   arguments[5], sizes);
 }

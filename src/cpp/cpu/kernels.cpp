@@ -223,6 +223,8 @@ template <class T> double multiply_adds(long rounds) {
   return 2.0 * double(rounds) * chains * lane_count<T>;
 }
 
+static_assert(R<float> <= most_panel_rows && R<double> <= most_panel_rows, "there is room for so many rows");
+
 template <class T>
 constexpr Kernels<T> kernels = {FASTMLP_ISA_NAME,
                                 R<T>,

@@ -184,6 +184,7 @@ template <class T> struct Kernels {
   double (*multiply_adds)(long rounds); // runs independent multiply-adds, returns how many operations: the peak rate
 };
 
+constexpr int most_panel_rows = 32;                // R of the widest registers
 constexpr int few_units = 4;                       // of a layer whose weight gradient goes along the rows
 constexpr int few_neurons = 12, many_inputs = 128; // of a first layer that reads rows where they lie
 constexpr std::ptrdiff_t few_parameters = 1 << 15; // so many, with what an optimizer keeps, are in the level-2 cache

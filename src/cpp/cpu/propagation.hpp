@@ -64,20 +64,21 @@ public:
 
   // Targets and weights of a panel of rows; rows that are missing in the last panel weigh nothing.
   void enter_targets(const Dataset<T>& data, const RowRange& rows, std::int64_t panel, T* y, T* weights) const {
-    const std::int64_t first = panel * R, last = rows.n - 1;
-    const auto row = [&](int i) { return rows[std::min(first + i, last)]; };
-    const int n = int(std::min<std::int64_t>(R, rows.n - first));
-    for (int i = 0; i < n; ++i) weights[i] = data.sample_weight ? data.sample_weight[row(i)] : T(1);
+    const RowRange some = rows.panel(panel, R);
+    const int n = int(some.n);
+    std::int64_t row[most_panel_rows];
+    for (int i = 0; i < R; ++i) row[i] = some[std::min(i, n - 1)];
+    std::fill_n(weights, n, T(1));
     std::fill_n(weights + n, R - n, T(0));
+    if (data.sample_weight)
+      for (int i = 0; i < n; ++i) weights[i] = data.sample_weight[row[i]];
     if (data.labels) {
       std::fill_n(y, n_targets * R, T(0));
-      for (int i = 0; i < R; ++i) y[data.labels[row(i)] * R + i] = T(1);
+      for (int i = 0; i < R; ++i) y[data.labels[row[i]] * R + i] = T(1);
       return;
     }
-    for (int i = 0; i < R; ++i) {
-      const T* targets = data.y + row(i) * n_targets;
-      for (int k = 0; k < n_targets; ++k) y[k * R + i] = targets[k];
-    }
+    for (int k = 0; k < n_targets; ++k)
+      for (int i = 0; i < R; ++i) y[k * R + i] = data.y[row[i] * n_targets + k];
   }
 
   void enter_targets(Workspace<T>& space, const Dataset<T>& data, const RowRange& rows, int panel) const {
