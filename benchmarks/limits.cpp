@@ -177,7 +177,8 @@ void print(const char* group, const Found& found) {
   std::printf("}");
 }
 
-void measure(int rounds, double at_least, int batch_size, int n_rows, const char* loss, const std::vector<std::int64_t>& sizes) {
+void measure(int rounds, double at_least, int batch_size, int n_rows, const char* loss,
+             const std::vector<std::int64_t>& sizes) {
   const FlushDenormals mode;
   const Network network(sizes, std::vector<std::string>(sizes.size() - 2, "relu"), loss);
   const Data data(network, n_rows, batch_size);

@@ -91,7 +91,9 @@ def measure_all(options: argparse.Namespace) -> None:
         found = {}
         for name in options.workloads:
             workload = WORKLOADS[name].shortened() if options.quick else WORKLOADS[name]
-            found[name] = measure(programs[kernels[name]], workload, *((1, 0.0) if options.quick else (ROUNDS, SECONDS)))
+            found[name] = measure(
+                programs[kernels[name]], workload, *((1, 0.0) if options.quick else (ROUNDS, SECONDS))
+            )
             print(f"{name} {workload.shape}: {shares(found[name])['step']:.1%} of the peak", flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"processor": machine.processor(), "workloads": found}, indent=1) + "\n")
