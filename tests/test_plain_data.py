@@ -148,6 +148,16 @@ def test_features_are_still_counted():
         model.fit(np.ascontiguousarray(X[:, :2]), Y)
 
 
+def test_names_of_features_are_forgotten_and_missed():
+    pandas = pytest.importorskip("pandas")
+    model = MLPClassifier((5,), max_iter=1).fit(pandas.DataFrame(X, columns=["a", "b", "c"]), Y)
+    assert model.feature_names_in_.tolist() == ["a", "b", "c"]
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        model.partial_fit(X, Y)
+    assert not hasattr(model.fit(X, Y), "feature_names_in_")
+    assert model.fit(np.ascontiguousarray(X[:, :2]), Y).n_features_in_ == 2
+
+
 def test_labels_of_a_warm_start():
     model = MLPClassifier((5,), max_iter=1, warm_start=True).fit(X, Y)
     with pytest.raises(ValueError, match="same classes as in the previous call"):

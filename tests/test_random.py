@@ -1,9 +1,14 @@
-"""The Mersenne Twister of the core is NumPy's: the same shuffles, and the same state afterwards."""
+"""Random numbers are NumPy's: generators of numbers, and in the core the same shuffles and the same state after."""
+
+import copy
+import pickle
 
 import numpy as np
 import pytest
 
+from fastmlp import MLPClassifier
 from fastmlp._core import MT19937
+from fastmlp._random_state import random_state_of
 
 
 def twins(random):
@@ -17,6 +22,39 @@ def assert_same_state(ours, numpys):
     assert key.dtype == np.uint32
     np.testing.assert_array_equal(key, numpys.get_state()[1])
     assert pos == numpys.get_state()[2]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42, 2**31, 2**32 - 1])
+def test_generator_of_a_number_is_numpys(seed):
+    ours, numpys = random_state_of(seed), np.random.RandomState(seed)
+    for random in (ours, pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)):
+        expected = copy.deepcopy(numpys)
+        np.testing.assert_array_equal(random.get_state()[1], expected.get_state()[1])
+        np.testing.assert_array_equal(random.normal(size=3), expected.normal(size=3))
+        np.testing.assert_array_equal(random.randint(10**9, size=700), expected.randint(10**9, size=700))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_numbers_that_numpy_refuses(seed):
+    with pytest.raises(ValueError, match="Seed must be between 0 and 2"):
+        random_state_of(seed)
+
+
+def test_other_seeds_are_scikit_learns():
+    random = np.random.RandomState(3)
+    assert random_state_of(random) is random
+    assert random_state_of(None) is np.random.mtrand._rand
+    assert random_state_of(np.int64(3)).randint(10**9) == np.random.RandomState(3).randint(10**9)
+    with pytest.raises(ValueError, match="cannot be used to seed"):
+        random_state_of("3")
+
+
+def test_a_pickled_model_goes_on_alike():
+    X, y = np.random.RandomState(0).normal(size=(40, 3)), np.arange(40) % 2
+    model = MLPClassifier((4,), batch_size=7, random_state=0, max_iter=1)
+    other = pickle.loads(pickle.dumps(model.fit(X, y)))
+    for a, b in zip(model.partial_fit(X, y).coefs_, other.partial_fit(X, y).coefs_, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 10, 623, 624, 625, 626, 1000, 100_000])

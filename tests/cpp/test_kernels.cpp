@@ -400,7 +400,7 @@ template <class T> void test_kernels() {
       for (bool extras : {false, true}) run.update(optimizer, n, extras);
   }
   for (int n : {2, 3, 4}) run.gradients(n, run.R);
-  for (int n_in : {128, 130, 331})
+  for (int n_in : {128, 130, 331, 700})
     for (int n_out : {1, 5, 10, 12}) run.rows_in_place(n_in, n_out);
   for (int n_targets : {1, 3, 10}) {
     for (const std::string& name : Losses::names()) run.loss({name, {}}, n_targets);
