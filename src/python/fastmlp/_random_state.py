@@ -22,10 +22,13 @@ def random_state_of(seed: Any) -> np.random.RandomState:
     NumPy takes longer to make the generator of a number than to train an epoch of a small network: it first fills its
     state by another algorithm, of which nothing is left when the generator is seeded.
     """
+    random_state: np.random.RandomState
     if type(seed) is not int:
-        return check_random_state(seed)
-    random_state = np.random.RandomState(np.random.MT19937(_Unseeded()))
-    random_state.seed(seed)
+        random_state = check_random_state(seed)
+    else:
+        unseeded: Any = _Unseeded()  # NumPy's stubs know only one kind of seed sequence
+        random_state = np.random.RandomState(np.random.MT19937(unseeded))
+        random_state.seed(seed)
     return random_state
 
 
