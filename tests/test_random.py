@@ -53,6 +53,7 @@ def test_a_pickled_model_goes_on_alike():
     X, y = np.random.RandomState(0).normal(size=(40, 3)), np.arange(40) % 2
     model = MLPClassifier((4,), batch_size=7, random_state=0, max_iter=1)
     other = pickle.loads(pickle.dumps(model.fit(X, y)))
+    np.testing.assert_array_equal(other._random_state.get_state()[1], model._random_state.get_state()[1])
     for a, b in zip(model.partial_fit(X, y).coefs_, other.partial_fit(X, y).coefs_, strict=True):
         np.testing.assert_array_equal(a, b)
 

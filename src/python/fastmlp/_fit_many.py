@@ -21,6 +21,7 @@ from fastmlp._cuda import device_number
 from fastmlp._cuda_arrays import is_cuda_array
 from fastmlp._engine import make_engine
 from fastmlp._held_out import UserData, row_numbers
+from fastmlp._random_state import random_state_of
 from fastmlp._training import Data, refuse_non_finite
 from fastmlp._validation import core_array, thread_count
 from fastmlp.callbacks import as_callbacks
@@ -88,7 +89,7 @@ def fit_many(
         places = [_checked_place(estimators[i], X) for i in on_gpu]
         streams: set[int] = set()
         for i, place in zip(on_gpu, places, strict=True):
-            stream = _own_stream(check_random_state(estimators[i].random_state), streams)
+            stream = _own_stream(random_state_of(estimators[i].random_state), streams)
             errors[i] = _caught(fits.add, i, estimators[i], rows[i], place, stream)
         for number, error in fits.train():
             errors[number] = error
