@@ -18,7 +18,7 @@ from typing import Any
 import machine
 import report
 from libraries import LIBRARIES, Training, is_installed, libraries_for, make_training, version
-from worker import Worker, fma_peak, time_fits
+from worker import PAUSE, Worker, fma_peak, time_fits
 from workloads import WORKLOADS, Workload
 
 HERE = Path(__file__).resolve().parent
@@ -89,6 +89,7 @@ def compare(
     with ExitStack() as stack:
         workers = {library: stack.enter_context(Worker(library, start, library, workload)) for library in libraries}
         versions = {library: worker.receive() for library, worker in workers.items()}
+        time.sleep(PAUSE)
         for i in range(n_rounds):
             peaks.append(workers["fastmlp"].ask(fma_peak, n_threads))
             first = i % len(libraries)

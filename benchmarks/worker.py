@@ -17,7 +17,9 @@ from typing import Any
 
 from libraries import Training
 
-PAUSE = 0.05  # seconds after which the threads of every library have stopped spinning and sleep
+# Seconds after which the threads of every library have stopped spinning and sleep. OpenBLAS's, which NumPy and SciPy
+# bring along, look for work for 2**28 ticks of the processor's clock, a tenth of a second.
+PAUSE = 0.15
 
 
 class Worker:

@@ -67,11 +67,12 @@ void test_barrier(int n_threads) {
 void test_load() {
   Load load;
   double now = 100;
-  const auto work = [&](int n, double share) { load.report(n, now += 0.02, 0.02, n * share * 0.02); };
+  const auto work = [&](int n, double share) { load.report(n, now += 0.04, 0.04, n * share * 0.04); };
   work(2, 0.9);
   check(load.affordable(2, now) == 2, "threads that have their processors stay");
-  load.report(2, now += 0.001, 0.001, 0);
-  check(load.affordable(2, now) == 2, "a moment decides nothing");
+  load.report(2, now += 0.005, 0.005, 0);
+  for (int i = 0; i < 60; ++i) load.report(2, now += 0.0005, 0.0005, 2 * 0.0005);
+  check(load.affordable(2, now) == 2, "a time slice decides nothing");
   work(2, 0.5);
   check(load.affordable(2, now) == 1, "two threads on one processor become one");
   check(load.affordable(2, now + 0.5) == 2, "both are tried again");
@@ -81,7 +82,9 @@ void test_load() {
     now += seconds;
     return seconds;
   };
+  for (int i = 0; i < 5; ++i) load.report(2, now, 0.04, 0.04);
   const double first = pause();
+  check(first < 0.1, "regions that began before the limit do not prolong it");
   work(2, 0.5);
   const double second = pause();
   check(second > 1.5 * first, "less often while it keeps failing");

@@ -27,8 +27,9 @@ std::atomic<bool> steady{false};
 bool in_forked_child() { return forked; }
 
 void Load::report(int n, double now, double elapsed, double busy) {
-  constexpr double window = 0.01; // some time slices of a scheduler
-  constexpr double enough = 0.75, first_patience = 4, last_patience = 64;
+  constexpr double window = 0.03; // many time slices of a scheduler: one that is lost now and then decides nothing
+  constexpr double enough = 0.75, first_patience = 2, last_patience = 32;
+  if (n > limit && now < until) return; // it began before the limit did, and says what is known
   elapsed_sum += elapsed;
   wanted_sum += n * elapsed;
   busy_sum += busy;
@@ -51,6 +52,7 @@ int affordable_threads(int wanted) {
 }
 
 void report_load(int n, double elapsed, double busy) {
+  if (steady) return;
   const std::lock_guard<std::mutex> lock(load_mutex);
   load.report(n, wall_seconds(), elapsed, busy);
 }

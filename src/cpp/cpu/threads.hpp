@@ -49,7 +49,7 @@ private:
   double patience = 0; // how much longer than the window it lasts
 };
 
-// The same for the whole process, by its clocks; `set_steady_threads` turns it off.
+// The same for the whole process, by its clocks; `set_steady_threads` turns it off: nothing is limited or learned.
 int affordable_threads(int wanted);
 void report_load(int n, double elapsed, double busy);
 bool set_steady_threads(bool on); // returns what it was
