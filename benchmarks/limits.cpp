@@ -73,7 +73,7 @@ public:
         return kernels.weight_gradient_along_rows(weights.data(), 0, in.data(), 0, n_panels, n, n_columns, false,
                                                   out.data());
       const std::ptrdiff_t ld = inputs == StepInParts::Inputs::in_place ? 0 : kernels.rows;
-      kernels.weight_gradient(weights.data(), 0, in.data(), ld, rows, n, n_columns, false, nullptr, out.data());
+      kernels.weight_gradient(weights.data(), 0, in.data(), ld, rows, n, n_columns, false, nullptr, false, out.data());
     };
     return seconds_of(call) * n_rows / rows;
   }

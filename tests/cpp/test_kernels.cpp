@@ -247,7 +247,8 @@ template <class T> struct Check {
             sums[n * n_columns + f] +=
                 double(deltas[row / R * out_size + n * R + row % R]) * double(X[order[row] * ld + column + f]);
       weight_gradient(n_out, n_columns, sums, "weight_gradient of copies", [&](bool adds, T* G) {
-        k.weight_gradient(deltas.data(), out_size, &copies[column], ldm, n_rows, n_out, n_columns, adds, nullptr, G);
+        k.weight_gradient(deltas.data(), out_size, &copies[column], ldm, n_rows, n_out, n_columns, adds, nullptr, false,
+                          G);
       });
     }
   }
@@ -289,7 +290,7 @@ template <class T> struct Check {
         for (int f = 0; f < n_columns; ++f) expected[neuron * n_columns + f] += delta * double(columns[row * R + f]);
       }
     weight_gradient(n, n_columns, expected, "weight_gradient", [&](bool adds, T* G) {
-      k.weight_gradient(deltas.data(), stride, columns.data(), R, n_rows, n, n_columns, adds, nullptr, G);
+      k.weight_gradient(deltas.data(), stride, columns.data(), R, n_rows, n, n_columns, adds, nullptr, false, G);
     });
     if (std::min(n, n_columns) <= few_units)
       weight_gradient(n, n_columns, expected, "weight_gradient_along_rows", [&](bool adds, T* G) {

@@ -152,8 +152,9 @@ template <class T> struct Kernels {
   // G[n][R] = delta[n][:] . columns[:][R] over n_rows rows, the first `n_columns` of each; delta panels are
   // `delta_stride` apart, rows of columns `ld`: R in blocks of columns, more in copies of rows. With `adds` G gets the
   // finished sum on top of what it holds. `next`, a tile that will be updated soon, is fetched meanwhile; may be null.
+  // `new_deltas`: they were not read for the tile before.
   void (*weight_gradient)(const T* delta, std::ptrdiff_t delta_stride, const T* columns, std::ptrdiff_t ld, int n_rows,
-                          int n, int n_columns, bool adds, const UpdateTile<T>* next, T* G);
+                          int n, int n_columns, bool adds, const UpdateTile<T>* next, bool new_deltas, T* G);
   // The same from panels of inputs, one product along the rows for each weight: for layers of few inputs or few
   // neurons, which need no columns then.
   void (*weight_gradient_along_rows)(const T* delta, std::ptrdiff_t delta_stride, const T* inputs,

@@ -280,7 +280,7 @@ private:
     }
     if (p.layer == 0 && space.in_place)
       return kernels.weight_gradient(delta, stride, space.row_copy(first) + tile.column, space.ld_rows, end - first,
-                                     tile.n, columns_of(tile), adds, next, G);
+                                     tile.n, columns_of(tile), adds, next, tile.column == 0, G);
     if (p.role == P::weights && layers[p.layer].is_narrow) {
       const std::ptrdiff_t input_stride = space.panel_stride[p.layer];
       const T* inputs = space.panels[p.layer] + first_panel * input_stride + std::ptrdiff_t(tile.column) * R;
@@ -289,7 +289,8 @@ private:
     }
     const AlignedPieces<T>& columns = p.role == P::projection ? space.z_columns : space.columns;
     const T* inputs = columns[p.layer] + tile.column / R * space.column_stride + std::ptrdiff_t(first) * R;
-    kernels.weight_gradient(delta, stride, inputs, R, end - first, tile.n, columns_of(tile), adds, next, G);
+    kernels.weight_gradient(delta, stride, inputs, R, end - first, tile.n, columns_of(tile), adds, next,
+                            tile.column == 0, G);
   }
 
   void place() {

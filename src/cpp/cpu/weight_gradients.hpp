@@ -8,32 +8,47 @@ namespace fastmlp {
 namespace FASTMLP_ISA {
 namespace {
 
-// Asks for the weights and slots of a tile, which will be written, in equal parts.
-template <class T> struct TileAhead {
-  const UpdateTile<T>* tile;
-  int rows_a_part, row = 0;
+// Asks for the weights and slots of a tile, which will be written, in equal parts. A few lines at a time, by few
+// instructions: while they pass, the multiply-adds have nothing new to do.
+template <class T> class TileAhead {
+public:
+  TileAhead(const UpdateTile<T>* tile, int n_parts) {
+    if (!tile) return;
+    at[0] = tile->w;
+    step[0] = tile->ldw;
+    for (; n_arrays < most && tile->slots[n_arrays - 1]; ++n_arrays) {
+      at[n_arrays] = tile->slots[n_arrays - 1];
+      step[n_arrays] = tile->ld_slots;
+    }
+    rows_left = tile->n;
+    rows_a_part = (tile->n + n_parts - 1) / n_parts;
+  }
 
-  TileAhead(const UpdateTile<T>* tile, int n_parts)
-      : tile(tile), rows_a_part(tile ? (tile->n + n_parts - 1) / n_parts : 0) {}
+  bool asks() const { return rows_a_part > 0; }
 
   __attribute__((always_inline)) void next_part() {
-    constexpr int most_slots = int(std::size(UpdateTile<T>{}.slots)); // a full array has no null at its end
-    for (const int end = smaller(row + rows_a_part, tile->n); row < end; ++row) {
-      for (int j = 0; j < tile->n_columns; j += line<T>) {
-        prefetch_to_write(tile->w + row * tile->ldw + j);
-        for (int s = 0; s < most_slots && tile->slots[s]; ++s)
-          prefetch_to_write(tile->slots[s] + row * tile->ld_slots + j);
+    for (int i = 0; i < rows_a_part && rows_left > 0; ++i, --rows_left)
+      for (int a = 0; a < n_arrays; ++a) {
+        FASTMLP_UNROLL
+        for (int j = 0; j < R<T>; j += line<T>) prefetch_to_write(at[a] + j);
+        at[a] += step[a];
       }
-    }
   }
+
+private:
+  static constexpr int most = 1 + int(std::size(UpdateTile<T>{}.slots));
+  int rows_left = 0, rows_a_part = 0, n_arrays = 1;
+  const T* at[most];
+  std::ptrdiff_t step[most];
 };
 
 // G[m][R] (+)= delta . columns for m rows and `halves` registers of columns, over consecutive panels. `continues`: the
-// sum begins with G; `adds`: what it comes to is added to G. `ld`: from row to row of the columns, R unless `apart`.
+// sum begins with G; `adds`: what it comes to is added to G. `ld`: from row to row of the columns, R unless `apart`. Of
+// deltas that are not new this core has read the lines before, for the last tile: asking again would only take time.
 template <int halves, bool apart, int m_rows, class T>
 FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_stride, const T* columns,
-                                         std::ptrdiff_t ld, int n_rows, bool continues, bool adds, TileAhead<T>& ahead,
-                                         T* G) {
+                                         std::ptrdiff_t ld, int n_rows, bool continues, bool adds, bool new_deltas,
+                                         TileAhead<T>& ahead, T* G) {
   constexpr int W = lane_count<T>, r = R<T>, distance = 8;
   Vec<T> acc[m_rows][halves];
   FASTMLP_UNROLL
@@ -43,10 +58,12 @@ FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_st
   }
   for (int row = 0; row < n_rows; row += r, delta += delta_stride) {
     const int depth = smaller(r, n_rows - row);
-    if (ahead.tile) { // else all is in the cache
+    if (ahead.asks()) { // else all is in the cache
       ahead.next_part();
-      FASTMLP_UNROLL
-      for (int i = 0; i < m_rows * r; i += line<T>) __builtin_prefetch(delta + delta_stride + i);
+      if (new_deltas) {
+        FASTMLP_UNROLL
+        for (int i = 0; i < m_rows * r; i += line<T>) __builtin_prefetch(delta + delta_stride + i);
+      }
     }
     for (int d = 0; d < depth; ++d, columns += apart ? ld : r) {
       Vec<T> p[halves];
@@ -79,28 +96,29 @@ template <class T> void add(const T* a, const T* b, std::ptrdiff_t n, T* sum) {
 
 template <int halves, bool apart, class T>
 FASTMLP_INLINE void weight_gradient_of(const T* delta, std::ptrdiff_t delta_stride, const T* columns, std::ptrdiff_t ld,
-                                       int n_rows, int n, bool adds, const UpdateTile<T>* next, T* G) {
+                                       int n_rows, int n, bool adds, const UpdateTile<T>* next, bool new_deltas, T* G) {
   constexpr int r = R<T>, chunk = gradient_chunk<T>, most = register_rows * 2 / halves;
   const RegisterTiles<most> tiles(n);
   TileAhead<T> ahead(next, tiles.count * ((n_rows + r - 1) / r));
   for (int row = 0; row < n_rows; row += chunk, delta += chunk / r * delta_stride, columns += chunk * ld)
     tiles.for_each([&](int neuron, auto count) __attribute__((always_inline)) {
       weight_gradient_tile<halves, apart, count.value>(delta + neuron * r, delta_stride, columns, ld,
-                                                       smaller(chunk, n_rows - row), row > 0, adds, ahead,
+                                                       smaller(chunk, n_rows - row), row > 0, adds, new_deltas, ahead,
                                                        G + neuron * r);
     });
 }
 
 template <class T>
 void weight_gradient(const T* delta, std::ptrdiff_t delta_stride, const T* columns, std::ptrdiff_t ld, int n_rows,
-                     int n, int n_columns, bool adds, const UpdateTile<T>* next, T* G) {
+                     int n, int n_columns, bool adds, const UpdateTile<T>* next, bool new_deltas, T* G) {
   if (adds && n_rows > gradient_chunk<T>) { // the sums of later chunks begin with those of earlier ones
     T sums[tile_rows<T> * 3 / 2 * R<T>];
-    weight_gradient(delta, delta_stride, columns, ld, n_rows, n, n_columns, false, next, sums);
+    weight_gradient(delta, delta_stride, columns, ld, n_rows, n, n_columns, false, next, new_deltas, sums);
     return add(G, sums, std::ptrdiff_t(n) * R<T>, G);
   }
   const auto of = [&](auto halves, auto apart) __attribute__((always_inline)) {
-    weight_gradient_of<halves.value, apart.value>(delta, delta_stride, columns, ld, n_rows, n, adds, next, G);
+    weight_gradient_of<halves.value, apart.value>(delta, delta_stride, columns, ld, n_rows, n, adds, next, new_deltas,
+                                                  G);
   };
   const auto with = [&](auto halves) __attribute__((always_inline)) {
     ld == R<T> ? of(halves, std::false_type()) : of(halves, std::true_type());
