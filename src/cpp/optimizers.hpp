@@ -41,6 +41,13 @@ struct Sgd {
   }
 };
 
+// 1 - beta^t, what a running mean that began at 0 must be divided by. beta^t is at most exp(-t (1 - beta)): where that
+// is below half of what 1 can lose, nothing is left of it, and short steps are spared the power.
+inline double bias_correction(double beta, long long t) {
+  constexpr double nothing_left = 38; // exp(-38) < 2^-54
+  return double(t) * (1 - beta) > nothing_left ? 1 : 1 - std::pow(beta, double(t));
+}
+
 // What Adam and its relatives keep: running means of the gradient and of its square. h is beta_1, beta_2.
 struct Moments {
   static constexpr const char* slots[] = {"m", "v"};
@@ -69,7 +76,7 @@ struct Adam {
   static void prepare(const double* h, double rate, long long t, double* c) {
     Moments::prepare(h, c);
     c[4] = h[2];
-    c[5] = rate * std::sqrt(1 - std::pow(h[1], double(t))) / (1 - std::pow(h[0], double(t)));
+    c[5] = rate * std::sqrt(bias_correction(h[1], t)) / bias_correction(h[0], t);
   }
   template <class S> FASTMLP_INLINE void update(S& w, S g, S* s, const scalar_of<S>* c) {
     Moments::update(g, s, c);
@@ -91,8 +98,8 @@ struct AdamW {
   static void prepare(const double* h, double rate, long long t, double* c) {
     Moments::prepare(h, c);
     c[4] = h[2];
-    c[5] = 1 / std::sqrt(1 - std::pow(h[1], double(t)));
-    c[6] = rate / (1 - std::pow(h[0], double(t)));
+    c[5] = 1 / std::sqrt(bias_correction(h[1], t));
+    c[6] = rate / bias_correction(h[0], t);
     c[7] = rate * h[3];
   }
   template <class S> FASTMLP_INLINE void update(S& w, S g, S* s, const scalar_of<S>* c) {
@@ -118,7 +125,7 @@ struct NAdam {
     for (long long i = 0; i < t && product > 1e-20; ++i) product *= momentum(power *= factor);
     Moments::prepare(h, c);
     c[4] = h[2];
-    c[5] = 1 / std::sqrt(1 - std::pow(h[1], double(t)));
+    c[5] = 1 / std::sqrt(bias_correction(h[1], t));
     c[6] = rate * (1 - momentum(decay)) / (1 - product);
     c[7] = rate * next / (1 - product * next);
   }

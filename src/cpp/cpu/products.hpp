@@ -215,26 +215,28 @@ template <bool transposed, class T> struct Later {
   }
 };
 
-// The last panel may have rows for one register only.
+// The last panel may have rows for one register only. Only then is `p` copied: in registers wider than what has just
+// been written to it, a copy takes as long as many multiply-adds.
 template <bool transposed, class T> FASTMLP_INLINE void product(const PanelProduct<T>& p, T* scratch) {
-  PanelProduct<T> whole = p;
-  whole.n_panels -= p.ends_in_half;
-  if (whole.n_panels > 0)
-    with_finish<transposed>(p, [&](auto type, auto from_registers) {
+  const auto of_whole_panels = [&](const PanelProduct<T>& whole) __attribute__((always_inline)) {
+    with_finish<transposed>(whole, [&](auto type, auto from_registers) {
       using Finish = typename decltype(type)::type;
       using Chosen = std::conditional_t<from_registers.value, Finish, Later<transposed, T>>;
       product_of_panels<transposed, Chosen, 2>(whole, scratch);
     });
-  if (!p.ends_in_half) return;
-  const std::ptrdiff_t skipped = whole.n_panels * p.out_stride;
-  PanelProduct<T> half = p;
-  half.n_panels = 1;
-  half.in += whole.n_panels * p.in_stride;
-  half.out += skipped;
-  if (half.a) half.a += skipped;
-  if (half.z) half.z += skipped;
-  if (half.addend) half.addend += skipped;
-  product_of_panels<transposed, Later<transposed, T>, 1>(half, scratch);
+  };
+  if (!p.ends_in_half) return of_whole_panels(p);
+  PanelProduct<T> part = p;
+  part.n_panels -= 1;
+  if (part.n_panels > 0) of_whole_panels(part);
+  const std::ptrdiff_t skipped = part.n_panels * p.out_stride;
+  part.in += part.n_panels * p.in_stride;
+  part.out += skipped;
+  if (part.a) part.a += skipped;
+  if (part.z) part.z += skipped;
+  if (part.addend) part.addend += skipped;
+  part.n_panels = 1;
+  product_of_panels<transposed, Later<transposed, T>, 1>(part, scratch);
 }
 
 template <class T> void forward(const PanelProduct<T>& p, T* scratch) { product<false>(p, scratch); }
