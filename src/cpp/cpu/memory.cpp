@@ -33,7 +33,8 @@ std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit
 } // namespace
 
 void* allocate(std::size_t count, std::size_t size) {
-  const double wanted = double(count) * double(size), limit = physical_memory();
+  static const double limit = physical_memory(); // asking the system takes as long as a small step
+  const double wanted = double(count) * double(size);
   if (wanted > 1e18 || (limit > 0 && wanted > limit)) throw OutOfMemory(wanted);
   const std::size_t bytes = round_up(count ? count * size : 1, line);
 #if defined(__linux__)
