@@ -117,12 +117,19 @@ template <class T, int half = 1> FASTMLP_INLINE void butterfly(Vec<T>* v) {
   }
 }
 
-// The sum of the lanes of each of as many registers as one has lanes, in the order of the lanes.
-template <class T> FASTMLP_INLINE Vec<T> sums_of_lanes(Vec<T>* v) {
-  butterfly<T>(v);
-  Vec<T> sum = v[0];
-  for (int i = 1; i < lane_count<T>; ++i) sum += v[i];
-  return sum;
+// The sum of the lanes of each of as many registers as one has lanes, in pairs, pairs of pairs and so on: half as many
+// registers with each stage of the network.
+template <class T, int half = 1> FASTMLP_INLINE Vec<T> sums_of_lanes(Vec<T>* v) {
+  constexpr int W = lane_count<T>;
+  if constexpr (half < W) {
+    FASTMLP_UNROLL
+    for (int i = 0; i < W; i += 2 * half) {
+      exchange<half, W>(v[i], v[i + half], std::make_index_sequence<W>{});
+      v[i] += v[i + half];
+    }
+    return sums_of_lanes<T, 2 * half>(v);
+  }
+  return v[0];
 }
 
 // A lanes x lanes block from rows `ld` apart to rows `ld_out` apart.
