@@ -66,6 +66,17 @@ def test_steps_against_the_oracle(optimizer, dtype, instruction_set, n):
             np.testing.assert_allclose(slot, expected_slot, rtol=50 * eps, atol=50 * eps)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("t", [100, 200, 250, 300, 379, 381, 1000, 20_000, 30_000, 37_999, 38_001, 10**6])
+def test_late_steps_against_the_oracle(optimizer, t):
+    # from some step on nothing is left of beta^t beside 1, and the power is not taken: no step may show where
+    w, g = np.array([0.0, 0.0]), np.array([0.3, -2.0])
+    expected, slots, expected_slots = w.copy(), new_slots(optimizer, w), new_slots(optimizer, w)
+    reference.OPTIMIZERS[optimizer](defaults(optimizer), 0.05, t, expected, g, expected_slots)
+    _core.apply_optimizer(optimizer, defaults(optimizer), 0.05, t, w, g, slots)
+    np.testing.assert_allclose(w, expected, rtol=50 * np.finfo(w.dtype).eps)
+
+
 @pytest.fixture
 def torch():
     torch = pytest.importorskip("torch", reason="torch is not installed")

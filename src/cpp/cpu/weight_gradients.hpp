@@ -44,7 +44,7 @@ private:
 
 // G[m][R] (+)= delta . columns for m rows and `halves` registers of columns, over consecutive panels. `continues`: the
 // sum begins with G; `adds`: what it comes to is added to G. `ld`: from row to row of the columns, R unless `apart`. Of
-// deltas that are not new this core has read the lines before, for the last tile: asking again would only take time.
+// deltas that are not new this core has read the lines for the tile before: asking again would only take time.
 template <int halves, bool apart, int m_rows, class T>
 FASTMLP_INLINE void weight_gradient_tile(const T* delta, std::ptrdiff_t delta_stride, const T* columns,
                                          std::ptrdiff_t ld, int n_rows, bool continues, bool adds, bool new_deltas,
