@@ -68,6 +68,7 @@ PYTHON_ROOMS = [
     "_calibrated",
     "_links",
     "_inspection",
+    "_constraints",
     "estimators",
     "classifier",
     "regressor",

@@ -29,7 +29,7 @@ DIFFERENT = [
     {"random_state": 2, "batch_size": 50, "max_iter": 5, "beta_1": 0.8},
     {"random_state": 3, "shuffle": False, "batch_size": "auto"},
 ]
-NOT_COMPARED = {"_random_state", "_flat", "device"}
+NOT_COMPARED = {"_flat", "device"}
 
 
 def several(kind=MLPClassifier, differences=DIFFERENT, **settings):

@@ -8,7 +8,7 @@ import pytest
 
 from fastmlp import MLPClassifier
 from fastmlp._core import MT19937
-from fastmlp._random_state import random_state_of
+from fastmlp._random_state import RandomNumbers, random_state_of
 
 
 def twins(random):
@@ -49,11 +49,65 @@ def test_other_seeds_are_scikit_learns():
         random_state_of("3")
 
 
+def order_drawn_from(stream, n=50):
+    order = np.arange(n)
+    stream.shuffle(order)
+    return order
+
+
+@pytest.mark.parametrize("seed", [0, 7, np.int64(2**32 - 1)])
+@pytest.mark.parametrize("first", ["generator", "stream"])
+def test_generator_and_stream_of_a_number_take_turns(seed, first):
+    ours, numpys = RandomNumbers(seed), np.random.RandomState(seed)
+    if first == "generator":
+        assert ours.random_state.normal() == numpys.normal()  # it keeps another one ready
+    for _ in range(3):
+        with ours.stream() as stream:
+            np.testing.assert_array_equal(order_drawn_from(stream), numpys.permutation(50))
+    assert ours.random_state.normal() == numpys.normal()
+    assert ours.random_state.uniform() == numpys.uniform()
+
+
+def test_a_generator_of_the_user_has_moved_on():
+    """Also after an error, and before anyone asks."""
+    user, numpys = np.random.RandomState(5), np.random.RandomState(5)
+    numbers = RandomNumbers(user)
+    assert not numbers.is_own
+    assert numbers.random_state is user
+
+    def fail():
+        with numbers.stream() as stream:
+            np.testing.assert_array_equal(order_drawn_from(stream), numpys.permutation(50))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert user.uniform() == numpys.uniform()
+
+
+def test_another_bit_generator_seeds_a_stream():
+    user, numpys = (np.random.RandomState(np.random.PCG64(3)) for _ in range(2))
+    seeded = np.random.RandomState(numpys.randint(2**32, size=4, dtype=np.uint32))
+    with RandomNumbers(user).stream() as stream:
+        np.testing.assert_array_equal(order_drawn_from(stream), seeded.permutation(50))
+    assert user.uniform() == numpys.uniform()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42, 2**31, 2**32 - 1])
+def test_stream_of_a_number_is_numpys(seed):
+    assert_same_state(MT19937(seed), np.random.RandomState(seed))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_numbers_that_the_stream_refuses(seed):
+    with pytest.raises(ValueError, match="Seed must be between 0 and 2"):
+        MT19937(seed)
+
+
 def test_a_pickled_model_goes_on_alike():
     X, y = np.random.RandomState(0).normal(size=(40, 3)), np.arange(40) % 2
     model = MLPClassifier((4,), batch_size=7, random_state=0, max_iter=1)
     other = pickle.loads(pickle.dumps(model.fit(X, y)))
-    np.testing.assert_array_equal(other._random_state.get_state()[1], model._random_state.get_state()[1])
     for a, b in zip(model.partial_fit(X, y).coefs_, other.partial_fit(X, y).coefs_, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -19,6 +19,14 @@ public:
   std::uint32_t key[size] = {};
   int position = size; // next word to hand out; `size` means that the state must be renewed first
 
+  MT19937() = default;
+  explicit MT19937(std::uint32_t seed) {
+    for (int i = 0; i < size; ++i) {
+      key[i] = seed;
+      seed = 1812433253u * (seed ^ seed >> 30) + std::uint32_t(i) + 1;
+    }
+  }
+
   std::uint32_t next() {
     if (position >= size) renew();
     return tempered(key[position++]);

@@ -199,6 +199,12 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     self.position = pos;
   };
   py::class_<MT19937>(m, "MT19937")
+      .def(py::init([](std::int64_t seed) {
+             if (seed < 0 || seed > 0xffffffff)
+               reject("Seed must be between 0 and 2**32 - 1, got " + std::to_string(seed));
+             return MT19937(std::uint32_t(seed));
+           }),
+           "seed"_a)
       .def(py::init([set_state](const py::array& key, int pos) {
              auto generator = std::make_unique<MT19937>();
              set_state(*generator, key, pos);

@@ -30,7 +30,7 @@ template <class T> void link(const RowLoss& loss, T* z) {
 template <class T> double loss(const RowLoss& loss, T* z, const T* y, const T* weights) {
   constexpr int W = lane_count<T>, r = R<T>;
   const Vec<T> zero = splat<Vec<T>>(T(0));
-  double total = 0;
+  Vec<double> total = splat<Vec<double>>(0);
   Losses::visit(loss.number, [&](auto entry) {
     for (int half = 0; half < 2; ++half) {
       const Vec<T> weight = load(weights + half * W);
@@ -41,10 +41,10 @@ template <class T> double loss(const RowLoss& loss, T* z, const T* y, const T* w
         T* delta = z + std::ptrdiff_t(k) * r + half * W;
         store(delta, select(weight == zero, zero, load(delta) * weight));
       }
-      for (int i = 0; i < W; ++i) total += double(rows[i]);
+      total += to_doubles(rows);
     }
   });
-  return total;
+  return sum_of_lanes<double>(total);
 }
 
 // --- optimizer ------------------------------------------------------------------------------------------------------

@@ -91,10 +91,25 @@ FASTMLP_INLINE void prefetch_to_write(const void* p) {
 #endif
 }
 
-template <class T> FASTMLP_INLINE T sum_of_lanes(Vec<T> v) {
-  T sum = v[0];
-  for (int i = 1; i < lane_count<T>; ++i) sum += v[i];
-  return sum;
+template <int half, class V, std::size_t... i> FASTMLP_INLINE V add_halves(V v, std::index_sequence<i...>) {
+  return v + __builtin_shufflevector(v, v, (int(i) ^ half)...);
+}
+
+// In pairs, pairs of pairs and so on: sums in one row would wait for each other.
+template <class T, int half = lane_count<T> / 2> FASTMLP_INLINE T sum_of_lanes(Vec<T> v) {
+  if constexpr (half > 0)
+    return sum_of_lanes<T, half / 2>(add_halves<half>(v, std::make_index_sequence<lane_count<T>>{}));
+  else
+    return v[0];
+}
+
+// The lanes as doubles, added in as many as a register has.
+FASTMLP_INLINE Vec<double> to_doubles(Vec<double> v) { return v; }
+FASTMLP_INLINE Vec<double> to_doubles(Vec<float> v) {
+  typedef float Half __attribute__((vector_size(FASTMLP_VECTOR_BYTES / 2)));
+  Half halves[2];
+  __builtin_memcpy(halves, &v, sizeof(v));
+  return __builtin_convertvector(halves[0], Vec<double>) + __builtin_convertvector(halves[1], Vec<double>);
 }
 
 // --- transposing ----------------------------------------------------------------------------------------------------

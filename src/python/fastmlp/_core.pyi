@@ -9,7 +9,7 @@ each ``(fan_out,)``: the order in which scikit-learn packs them. Optimizer state
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,9 @@ def apply_optimizer(
 class MT19937:
     """NumPy's legacy generator: the same shuffles as ``numpy.random.RandomState``."""
 
+    @overload
+    def __init__(self, seed: int) -> None: ...
+    @overload
     def __init__(self, key: NDArray[np.uint32], pos: int) -> None: ...
     def shuffle(self, x: NDArray[np.int64]) -> None: ...
     def set_state(self, key: NDArray[np.uint32], pos: int) -> None: ...

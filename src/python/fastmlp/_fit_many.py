@@ -21,7 +21,7 @@ from fastmlp._cuda import device_number
 from fastmlp._cuda_arrays import is_cuda_array
 from fastmlp._engine import make_engine
 from fastmlp._held_out import UserData, row_numbers
-from fastmlp._random_state import random_state_of
+from fastmlp._random_state import RandomNumbers
 from fastmlp._training import Data, refuse_non_finite
 from fastmlp._validation import core_array, thread_count
 from fastmlp.callbacks import as_callbacks
@@ -87,10 +87,10 @@ def fit_many(
     try:
         fits = _Fits(X, y, sample_weight)
         places = [_checked_place(estimators[i], X) for i in on_gpu]
-        streams: set[int] = set()
+        taken: list[np.random.RandomState] = []
         for i, place in zip(on_gpu, places, strict=True):
-            stream = _own_stream(random_state_of(estimators[i].random_state), streams)
-            errors[i] = _caught(fits.add, i, estimators[i], rows[i], place, stream)
+            random = _own_numbers(estimators[i].random_state, taken)
+            errors[i] = _caught(fits.add, i, estimators[i], rows[i], place, random)
         for number, error in fits.train():
             errors[number] = error
     except BaseException:
@@ -165,11 +165,15 @@ def _checked_place(estimator: Any, X: Any) -> Place:
     return place
 
 
-def _own_stream(random_state: np.random.RandomState, taken: set[int]) -> np.random.RandomState:
-    """Return a stream that no other fit draws from: one that fits share, such as NumPy's own, seeds others."""
-    shared = random_state is check_random_state(None) or id(random_state) in taken
-    taken.add(id(random_state))
-    return np.random.RandomState(random_state.randint(2**32, size=4, dtype=np.uint32)) if shared else random_state
+def _own_numbers(seed: Any, taken: list[np.random.RandomState]) -> RandomNumbers:
+    """Return numbers that no other fit draws: a generator that fits share, such as NumPy's own, seeds others."""
+    random = RandomNumbers(seed)
+    if random.is_own:
+        return random
+    generator = random.random_state
+    shared = generator is check_random_state(None) or any(generator is other for other in taken)
+    taken.append(generator)
+    return RandomNumbers(np.random.RandomState(generator.randint(2**32, size=4, dtype=np.uint32))) if shared else random
 
 
 @dataclass
@@ -276,7 +280,7 @@ class _Fits:
         estimator: Any,
         rows: NDArray[np.int64] | None,
         place: Place,
-        stream: np.random.RandomState,
+        random: RandomNumbers,
     ) -> None:
         """Begin a fit as the estimator itself would, on its rows alone."""
         estimator._validate_params()
@@ -284,7 +288,7 @@ class _Fits:
         X, y, sample_weight = (
             None if part is None else _part(part, rows) for part in (given.X, given.y, given.sample_weight)
         )
-        start = estimator._begin(X, y, sample_weight, None, False, stream)
+        start = estimator._begin(X, y, sample_weight, None, False, random)
         if start.parameters.dtype != _FLOAT32:
             raise _Missing(
                 "many fits at once on a GPU compute in float32: pass X of that dtype, or estimators with "

@@ -41,6 +41,8 @@ def _distinct(y: NDArray[Any]) -> NDArray[Any]:
     """Return ``numpy.unique(y)``: of integers close together by counting, which is quicker."""
     if y.dtype.kind in "iu" and len(y) > 0:
         low, high = int(y.min()), int(y.max())
+        if high - low <= 1:
+            return np.array([low, high][: 1 + high - low], y.dtype)
         if high - low < len(y) and high < 2**62:
             return (np.flatnonzero(np.bincount(y.astype(np.int64) - low)) + low).astype(y.dtype)
     distinct: NDArray[Any] = np.unique(y)

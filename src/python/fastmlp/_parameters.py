@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from fastmlp import _core
 
-Shapes: TypeAlias = "dict[str, list[tuple[int, ...] | None]]"
+Shapes: TypeAlias = "dict[str, tuple[tuple[int, ...] | None, ...]]"
 
 # of arrays in the flat buffer, in its order; a fitted estimator has each as a list, under this name with "_"
 KINDS = ("coefs", "intercepts", "scales", "offsets", "projections", "running_means", "running_variances")
@@ -37,15 +38,16 @@ def views(flat: NDArray[Any], sizes: Sequence[int]) -> tuple[list[NDArray[Any]],
     return coefs, biases
 
 
+@lru_cache(maxsize=256)
 def array_shapes(network: _core.Network) -> Shapes:
     """Return the shapes of a network's arrays by kind: one for each layer, None where there is no array."""
     sizes = network.layer_sizes
     matrices, vectors = list(pairwise(sizes)), [(size,) for size in sizes[1:]]
     return {
-        kind: [
+        kind: tuple(
             None if start < 0 else shape
             for start, shape in zip(starts, matrices if kind in ("coefs", "projections") else vectors, strict=False)
-        ]
+        )
         for kind, starts in network.offsets.items()
     }
 
@@ -95,6 +97,16 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return np.dtype(np.float32 if np.dtype(dtype) == np.float32 else np.float64)
 
 
+class _Views(NamedTuple):
+    """Arrays that are views of one buffer."""
+
+    flat: NDArray[Any]
+    shapes: Shapes
+    sizes: list[int]
+    arrays: list[Any]
+    others: list[str]  # kinds beside weights and biases
+
+
 class FlatParameters:
     """The part of an estimator that holds ``coefs_``, ``intercepts_`` and their like as views of one buffer.
 
@@ -115,8 +127,7 @@ class FlatParameters:
             else:
                 vars(self).pop(f"{kind}_", None)
         sizes = layer_sizes(self.coefs_, self.intercepts_)
-        self._flat: tuple[NDArray[Any], list[int], list[Any], list[str]] = flat, sizes, [], others
-        self._flat[2].extend(self._arrays(others))
+        self._flat = _Views(flat, shapes, sizes, self._arrays(others), others)
 
     def _arrays(self, others: Iterable[str] = KINDS[2:]) -> list[Any]:
         """Return all arrays in the order of the flat buffer."""
@@ -128,10 +139,10 @@ class FlatParameters:
     def _parameters(self) -> tuple[NDArray[Any], list[int]]:
         """Return all parameters flat, and the layer sizes: no copy while the lists hold ``_set_parameters``' views."""
         if hasattr(self, "_flat"):
-            flat, sizes, made, others = self._flat
-            arrays = self._arrays(others)
-            if len(arrays) == len(made) and all(map(operator.is_, arrays, made)):
-                return flat, sizes
+            made = self._flat
+            arrays = self._arrays(made.others)
+            if len(arrays) == len(made.arrays) and all(map(operator.is_, arrays, made.arrays)):
+                return made.flat, made.sizes
         sizes = layer_sizes(self.coefs_, self.intercepts_)
         return np.concatenate([np.ravel(array) for array in self._arrays()]), sizes
 
@@ -152,8 +163,9 @@ class FlatParameters:
                 f"normalization and residual need {network.n_parameters} parameters, "
                 f"but there are {flat.size}: they must not change before training goes on"
             )
-        flat = flat.astype(dtype or float_dtype(flat.dtype), copy=False)
-        self._set_parameters(flat, array_shapes(network))
+        flat, shapes = flat.astype(dtype or float_dtype(flat.dtype), copy=False), array_shapes(network)
+        if not hasattr(self, "_flat") or flat is not self._flat.flat or shapes != self._flat.shapes:
+            self._set_parameters(flat, shapes)
         return flat
 
     def __getstate__(self) -> dict[str, Any]:
@@ -165,6 +177,7 @@ class FlatParameters:
         if hasattr(self, "coefs_"):
             lists = {kind: getattr(self, f"{kind}_", []) for kind in KINDS}
             shapes = {
-                kind: [None if array is None else np.shape(array) for array in arrays] for kind, arrays in lists.items()
+                kind: tuple(None if array is None else np.shape(array) for array in arrays)
+                for kind, arrays in lists.items()
             }
             self._set_parameters(self._parameters()[0], shapes)

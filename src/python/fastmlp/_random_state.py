@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,65 @@ from fastmlp import _core
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
+
+
+class RandomNumbers:
+    """The random numbers of one training: NumPy's generator, and the same numbers as a stream for the core.
+
+    To make a generator and to hand its state over takes longer than to train an epoch of a small network. So where the
+    seed is a number, the generator is made and brought up to date only when something is drawn from it.
+
+    Parameters
+    ----------
+    seed : None, int or RandomState
+        As in scikit-learn: None is the generator of ``numpy.random``.
+    """
+
+    def __init__(self, seed: Any) -> None:
+        self._seed = int(seed) if isinstance(seed, Integral) else seed
+        self._generator: np.random.RandomState | None = None
+        self._ahead: _core.MT19937 | None = None  # the stream, where the generator has not followed yet
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the seed is a number, so that nobody else draws from the generator."""
+        return isinstance(self._seed, int)
+
+    @property
+    def random_state(self) -> np.random.RandomState:
+        """The generator."""
+        if self._generator is None:
+            self._generator = random_state_of(self._seed)
+        if self._ahead is not None:
+            key, pos = self._ahead.state
+            state: dict[str, Any] = self._generator.get_state(legacy=False)
+            self._generator.set_state({**state, "state": {"key": key, "pos": pos}})
+            self._ahead = None
+        return self._generator
+
+    @contextmanager
+    def stream(self) -> Iterator[_core.MT19937]:
+        """Lend the numbers to the core; afterwards the generator stands where scikit-learn would have left it.
+
+        A RandomState over another bit generator than MT19937 has no stream that the core can draw: it seeds one.
+        """
+        if self._generator is None and self.is_own:
+            stream = self._ahead or _core.MT19937(self._seed)
+            is_its_own = True
+        else:
+            state: dict[str, Any] = self.random_state.get_state(legacy=False)
+            is_its_own = state["bit_generator"] == "MT19937"
+            if not is_its_own:
+                seed = self.random_state.randint(2**32, size=4, dtype=np.uint32)
+                state = np.random.RandomState(seed).get_state(legacy=False)
+            stream = _core.MT19937(state["state"]["key"], state["state"]["pos"])
+        try:
+            yield stream
+        finally:
+            if is_its_own:
+                self._ahead = stream
+            if not self.is_own:
+                _ = self.random_state  # others may draw from it at any time
 
 
 def random_state_of(seed: Any) -> np.random.RandomState:
@@ -38,23 +98,3 @@ class _Unseeded(ISeedSequence):
     def generate_state(self, n_words: int, dtype: DTypeLike = np.uint32) -> NDArray[Any]:
         """Return so many words."""
         return np.zeros(n_words, dtype)
-
-
-@contextmanager
-def shuffles_of(random_state: np.random.RandomState) -> Iterator[_core.MT19937]:
-    """Lend the stream of ``random_state`` to the core; afterwards it stands where scikit-learn would have left it.
-
-    A RandomState over another bit generator than MT19937 has no stream that the core can draw: it seeds one.
-    """
-    state: dict[str, Any] = random_state.get_state(legacy=False)
-    own = state["bit_generator"] == "MT19937"
-    if not own:
-        seed = random_state.randint(2**32, size=4, dtype=np.uint32)
-        state = np.random.RandomState(seed).get_state(legacy=False)
-    stream = _core.MT19937(state["state"]["key"], state["state"]["pos"])
-    try:
-        yield stream
-    finally:
-        if own:
-            key, pos = stream.state
-            random_state.set_state({**state, "state": {"key": key, "pos": pos}})

@@ -11,7 +11,7 @@ from fastmlp import _core
 from fastmlp._held_out import LOSS, HeldOut, Scoring, UserData, metrics_by_name
 from fastmlp._history import History
 from fastmlp._parameters import array_shapes
-from fastmlp._random_state import shuffles_of
+from fastmlp._random_state import RandomNumbers
 from fastmlp._run import Run
 from fastmlp._scikit_learn_callbacks import scikit_learn_callbacks
 from fastmlp._training import Data, batch_rows, conclude, minimize_lbfgs
@@ -36,6 +36,7 @@ class Start(NamedTuple):
     X: Any
     data: Data  # the same for the core, and targets and weights
     given: UserData
+    random: RandomNumbers
 
 
 class Solvers(History):
@@ -81,16 +82,16 @@ class Solvers(History):
         rows: NDArray[np.int64] | None = None,
     ) -> Iterator[Run]:
         """Make a training of all rows, or of some, that can be run inside the context."""
-        network, parameters, _, data, given = start
+        network, parameters, _, data, given, random = start
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = self._new_optimizer(network, parameters.dtype)
             self._optimizer.start_average(parameters)
         if any(network.dropout) and not getattr(self._optimizer, "dropout_seed", 0):  # it may begin in a later call
-            self._optimizer.dropout_seed = int(self._random_state.randint(1, 2**31 - 1))
+            self._optimizer.dropout_seed = int(random.random_state.randint(1, 2**31 - 1))
         if not hasattr(self, "loss_curve_") or self.early_stopping != self._has_scores():
             self._start_records()
         if self.early_stopping and held_out is None:
-            rows, held_out = given.hold_out(self.validation_fraction, self._stratify(data.y), self._random_state)
+            rows, held_out = given.hold_out(self.validation_fraction, self._stratify(data.y), random.random_state)
         self._check_calibration(held_out, incremental)
         scoring = None
         if held_out is not None and not self._core_scores():
@@ -99,7 +100,7 @@ class Solvers(History):
         max_iter = 1 if incremental else self.max_iter
         on_epoch = print_epochs(self) if self.verbose else None
         callbacks = [] if incremental else [*as_callbacks(self.callbacks), *scikit_learn_callbacks(self, given)]
-        with shuffles_of(self._random_state) as stream:
+        with random.stream() as stream:
             yield Run(
                 self, engine, network, parameters, data, rows, held_out, scoring, stream, batch_size, max_iter,
                 on_epoch, callbacks,

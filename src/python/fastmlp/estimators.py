@@ -8,32 +8,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from inspect import signature
-from numbers import Integral, Real
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils._param_validation import (
-    HasMethods,
-    Interval,
-    Options,
-    StrOptions,
-    validate_parameter_constraints,
-)
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from fastmlp import _core
 from fastmlp._answers import Answers
 from fastmlp._calibrated import forget_calibration
-from fastmlp._cuda import PRECISIONS
+from fastmlp._constraints import Constraints, defaults
 from fastmlp._engine import make_engine, network_of
 from fastmlp._features import HiddenFeatures
 from fastmlp._held_out import HeldOut, UserData, metrics_by_name
 from fastmlp._initialization import DEFAULT, Rule, initial_parameters, initialization_rules
 from fastmlp._losses import (
-    OUTPUT_ACTIVATIONS,
     CustomLoss,
     LossParameters,
     batch_loss,
@@ -42,7 +32,7 @@ from fastmlp._losses import (
 )
 from fastmlp._parameters import array_shapes
 from fastmlp._placement import Placement, keeps_what_was_learned
-from fastmlp._random_state import random_state_of
+from fastmlp._random_state import RandomNumbers
 from fastmlp._saving import Saving
 from fastmlp._scikit_learn_callbacks import CallbackSupportMixin, with_callbacks
 from fastmlp._solvers import Solvers, Start
@@ -54,9 +44,7 @@ from fastmlp._validation import (
     hidden_normalizations,
     unit_counts,
 )
-from fastmlp.callbacks import Callback, as_callbacks
-from fastmlp.optimizer_state import OPTIMIZERS
-from fastmlp.schedules import NAMES
+from fastmlp.callbacks import as_callbacks
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -67,6 +55,7 @@ if TYPE_CHECKING:
 
 
 class BaseMLP(
+    Constraints,
     Solvers,
     Placement,
     Saving,
@@ -81,57 +70,6 @@ class BaseMLP(
 
     _score_name: ClassVar[str]
     _default_loss: ClassVar[str]
-
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "hidden_layer_sizes": ["array-like", str, Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(_core.activations())), list, tuple],
-        "solver": [StrOptions({"lbfgs", *OPTIMIZERS})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive", *NAMES}), callable],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [
-            Interval(Real, 0, 1, closed="left"),
-            HasMethods(["split", "get_n_splits"]),
-            list,
-            tuple,
-        ],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-        "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "n_jobs": [None, Options(Integral, {-1}), Interval(Integral, 1, None, closed="left")],
-        "dtype": [None, StrOptions({"float32", "float64"})],
-        "loss_parameters": [dict, None],
-        "normalization": [None, str, list, tuple],
-        "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
-        "input_dropout": [Interval(Real, 0, 1, closed="left")],
-        "residual": ["boolean"],
-        "initialization": [str, callable, list, tuple],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "rho": [Interval(Real, 0, 1, closed="left")],
-        "clip_norm": [None, Interval(Real, 0, None, closed="neither")],
-        "clip_value": [None, Interval(Real, 0, None, closed="neither")],
-        "ema_decay": [None, Interval(Real, 0, 1, closed="neither")],
-        "output_activation": [None, StrOptions({*OUTPUT_ACTIVATIONS.values(), *_core.output_activations()})],
-        "eval_metric": [None, str, callable, list, tuple],
-        "max_time": [None, Interval(Real, 0, None, closed="neither")],
-        "on_divergence": [StrOptions({"raise", "back_off"})],
-        "callbacks": [None, callable, Callback, list, tuple],
-        "device": [str],
-        "precision": [StrOptions({*PRECISIONS})],
-    }
 
     def __init__(
         self,
@@ -247,7 +185,7 @@ class BaseMLP(
         gpu = self._check_device(X, validation[0])
         if groups is not None and (self.solver == "lbfgs" or not self.early_stopping or validation[0] is not None):
             raise ValueError("groups are for the splitter of early_stopping=True, which is not used here")
-        start = self._begin(X, y, sample_weight, groups, incremental, random_state_of(self.random_state))
+        start = self._begin(X, y, sample_weight, groups, incremental, RandomNumbers(self.random_state))
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else start.parameters.dtype
         gpu = self._place(gpu, start.network, start.X, validation[0], dtype, 1 if incremental else self.max_iter)
         engine = make_engine(start.network, dtype, self.n_jobs, batch_loss(self.loss), gpu)
@@ -261,7 +199,7 @@ class BaseMLP(
         return self
 
     def _begin(
-        self, X: Any, y: Any, sample_weight: Any, groups: Any, incremental: bool, random_state: np.random.RandomState
+        self, X: Any, y: Any, sample_weight: Any, groups: Any, incremental: bool, random: RandomNumbers
     ) -> Start:
         """Check parameters and data, and learn from them all that is known before the first step."""
         hidden = unit_counts(self.hidden_layer_sizes, "hidden_layer_sizes")
@@ -280,7 +218,6 @@ class BaseMLP(
         y = self._encode(labels)
         sample_weight = self._weights(X, y, sample_weight, incremental)
         given = UserData(given_X, labels, sample_weight, None if groups is None else np.asarray(groups))
-        self._random_state = random_state
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         if first_pass:
             self.out_activation_ = self._first_output_activation()
@@ -290,10 +227,10 @@ class BaseMLP(
         if self.solver == "lbfgs":
             _refuse_chance(network)
         if first_pass:
-            self._initialize(network, X.dtype)
+            self._initialize(network, X.dtype, random)
         parameters = self._own_parameters(network, self.dtype)
         dtype = np.dtype(np.float64) if self.solver == "lbfgs" else parameters.dtype
-        return Start(network, parameters, X, core_data(X, y, sample_weight, dtype), given)
+        return Start(network, parameters, X, core_data(X, y, sample_weight, dtype), given, random)
 
     def _weights(self, X: Any, y: NDArray[Any], sample_weight: Any, incremental: bool) -> NDArray[Any] | None:
         """Return the weights of samples, those of their classes included; None if all are 1."""
@@ -404,25 +341,19 @@ class BaseMLP(
             extras = *(extras or ((), (), False)), activation
         return network_of(tuple(sizes), activations, loss, loss_parameters, *extras)
 
-    def _initialize(self, network: _core.Network, dtype: DTypeLike) -> None:
+    def _initialize(self, network: _core.Network, dtype: DTypeLike, random: RandomNumbers) -> None:
         self.n_iter_ = 0
         self.t_ = 0
         self.n_layers_ = len(network.layer_sizes)
-        flat = initial_parameters(network, self.activation, self.initialization, self._random_state, dtype)
+        flat = initial_parameters(network, self.activation, self.initialization, random.random_state, dtype)
         self._set_parameters(flat, array_shapes(network))
         if self.solver != "lbfgs":
             self._start_records()
 
     # --- scikit-learn's protocols -------------------------------------------------------------------------------------
 
-    def _validate_params(self) -> None:
-        """Validate parameters as scikit-learn does, but for defaults: to look at all takes longer than a small fit."""
-        names = (name for name, default in _defaults(type(self)).items() if getattr(self, name) is not default)
-        given = {name: getattr(self, name) for name in names}
-        validate_parameter_constraints(self._parameter_constraints, given, caller_name=type(self).__name__)
-
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**_defaults(type(self)), **state})  # a pickle of an older version lacks the newer ones
+        super().__setstate__({**defaults(type(self)), **state})  # a pickle of an older version lacks the newer ones
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -437,12 +368,6 @@ def _plain_network(sizes: tuple[int, ...], activation: str, loss: str, out_activ
     core_loss, output = loss_and_activation(loss, out_activation)
     extras: tuple[Any, ...] = () if output == "identity" else ((), (), False, output)
     return network_of(sizes, tuple(hidden_activations(activation, len(sizes) - 2)), core_loss, (), *extras)
-
-
-@cache
-def _defaults(estimator: type) -> dict[str, Any]:
-    """Return the parameters of a class and their defaults."""
-    return {name: parameter.default for name, parameter in signature(estimator).parameters.items()}
 
 
 def _refuse_chance(network: _core.Network) -> None:

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -177,7 +177,7 @@ def _output_activation(described: Header) -> str:
     return name if link == "identity" and name in _core.output_activations() else "identity"
 
 
-def _by_name(arrays: Mapping[str, list[Any]]) -> dict[str, Any]:
+def _by_name(arrays: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Return what there is by the names of tensors, in the order of the flat parameters."""
     return {
         f"{kind}.{layer}": array

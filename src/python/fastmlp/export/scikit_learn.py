@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastmlp.estimators import BaseMLP
 
 # what scikit-learn keeps beside the attributes that end in an underscore
-_PRIVATE = ("_label_binarizer", "_no_improvement_count", "_random_state")
+_PRIVATE = ("_label_binarizer", "_no_improvement_count")
 
 
 def from_sklearn(model: Any) -> BaseMLP:
