@@ -110,7 +110,8 @@ def build(folder: Path, kernels: Sequence[str]) -> dict[str, Path]:
 
 def measure(program: Path, workload: Workload, rounds: int, at_least: float) -> dict[str, Any]:
     """Return seconds a step, the best and the median of the rounds, and what they are to be compared with."""
-    loss = "squared_error" if workload.regression else "log_loss"
+    classes = "log_loss" if workload.layer_sizes[-1] > 1 else "binary_log_loss"
+    loss = "squared_error" if workload.regression else classes
     arguments = [rounds, at_least, workload.batch_size, workload.n_rows, loss, *workload.layer_sizes]
     ran = subprocess.run([program, *map(str, arguments)], check=True, capture_output=True, text=True)
     found = json.loads(ran.stdout)

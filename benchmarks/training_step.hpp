@@ -31,8 +31,10 @@ struct Data {
     std::mt19937 random(0);
     std::normal_distribution<T> normal;
     std::generate_n(X, std::size_t(n_rows) * network.n_inputs(), [&] { return normal(random); });
-    std::generate_n(y.data(), n_rows, [&] { return normal(random); });
-    for (int i = 0; i < n_rows; ++i) labels[i] = i % network.n_outputs();
+    for (int i = 0; i < n_rows; ++i) {
+      labels[i] = i % network.n_outputs();
+      y.data()[i] = T(i % 2);
+    }
     std::vector<std::int64_t> rows(n_rows);
     std::iota(rows.begin(), rows.end(), 0);
     std::shuffle(rows.begin(), rows.end(), random);

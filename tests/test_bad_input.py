@@ -262,6 +262,35 @@ def test_batches_larger_than_the_data(estimator):
     assert weights(model) == weights(estimator(**QUICK, batch_size=50).fit(X, y))
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("warm_start", True, 1),
+        ("max_iter", 1, 1.0),
+        ("max_iter", 3, np.float64(3)),
+        ("n_jobs", 1, 1.0),
+        ("alpha", 0.5, [0.5]),
+        ("activation", "tanh", "tangent"),
+    ],
+)
+def test_a_parameter_that_was_valid_may_become_invalid(estimator, name, good, bad):
+    """What was found valid is remembered: equal values of other types are not."""
+    model = estimator(**QUICK | {name: good}).fit(X, y).fit(X, y)
+    with pytest.raises(ValueError, match=f"The '{name}' parameter of {estimator.__name__} must be"):
+        model.set_params(**{name: bad}).fit(X, y)
+    model.set_params(**{name: good}).fit(X, y)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_sizes_that_were_valid_may_become_invalid(estimator):
+    model = estimator(**QUICK).fit(X, y)
+    for bad in (8.0, (8.0,), ((8,),), ("8",), 0, (0,)):
+        with pytest.raises((ValueError, TypeError)):
+            model.set_params(hidden_layer_sizes=bad).fit(X, y)
+    model.set_params(hidden_layer_sizes=(8,)).fit(X, y)
+
+
 # --- training that diverges ----------------------------------------------------------------------------------------
 
 DIVERGING = {"activation": "identity", "solver": "sgd", "learning_rate_init": 1e6, "batch_size": 20, "max_iter": 100}
