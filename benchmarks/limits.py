@@ -51,7 +51,7 @@ AIMS = {
     "W7": Aim(50, 3.5, 50),
 }
 PRODUCTS = ("forward", "backward", "gradient")
-ROUNDS, SECONDS = 15, 10.0  # so many at least, and for so long
+ROUNDS, SECONDS = 40, 10.0  # so many at least, and for so long: moments in which nobody else disturbs are few
 
 Findings = Mapping[str, Any]
 
