@@ -45,9 +45,7 @@ class RandomNumbers:
         if self._generator is None:
             self._generator = random_state_of(self._seed)
         if self._ahead is not None:
-            key, pos = self._ahead.state
-            state: dict[str, Any] = self._generator.get_state(legacy=False)
-            self._generator.set_state({**state, "state": {"key": key, "pos": pos}})
+            _advance(self._generator, self._generator.get_state(legacy=False), self._ahead)
             self._ahead = None
         return self._generator
 
@@ -57,23 +55,24 @@ class RandomNumbers:
 
         A RandomState over another bit generator than MT19937 has no stream that the core can draw: it seeds one.
         """
-        if self._generator is None and self.is_own:
-            stream = self._ahead or _core.MT19937(self._seed)
-            is_its_own = True
-        else:
-            state: dict[str, Any] = self.random_state.get_state(legacy=False)
-            is_its_own = state["bit_generator"] == "MT19937"
-            if not is_its_own:
-                seed = self.random_state.randint(2**32, size=4, dtype=np.uint32)
-                state = np.random.RandomState(seed).get_state(legacy=False)
-            stream = _core.MT19937(state["state"]["key"], state["state"]["pos"])
+        if self.is_own and self._generator is None:
+            self._ahead = self._ahead or _core.MT19937(self._seed)
+            yield self._ahead
+            return
+        generator = self.random_state
+        state = generator.get_state(legacy=False)
+        if state["bit_generator"] != "MT19937":
+            seed = generator.randint(2**32, size=4, dtype=np.uint32)
+            yield _twin(np.random.RandomState(seed).get_state(legacy=False))
+            return
+        stream = _twin(state)
         try:
             yield stream
         finally:
-            if is_its_own:
+            if self.is_own:
                 self._ahead = stream
-            if not self.is_own:
-                _ = self.random_state  # others may draw from it at any time
+            else:  # others may draw at any time
+                _advance(generator, state, stream)
 
 
 def random_state_of(seed: Any) -> np.random.RandomState:
@@ -98,3 +97,14 @@ class _Unseeded(ISeedSequence):
     def generate_state(self, n_words: int, dtype: DTypeLike = np.uint32) -> NDArray[Any]:
         """Return so many words."""
         return np.zeros(n_words, dtype)
+
+
+def _twin(state: dict[str, Any]) -> _core.MT19937:
+    """Return a stream of the numbers that a generator in this state would draw."""
+    return _core.MT19937(state["state"]["key"], state["state"]["pos"])
+
+
+def _advance(generator: np.random.RandomState, state: dict[str, Any], stream: _core.MT19937) -> None:
+    """Have a generator, in this state, stand where a stream does."""
+    key, pos = stream.state
+    generator.set_state({**state, "state": {"key": key, "pos": pos}})
