@@ -64,6 +64,7 @@ private:
 // The parts of the program, each for one type.
 template <class T> void test_kernels();
 template <class T> void test_engine();
+void test_memory();
 void test_threads();
 
 } // namespace fastmlp

@@ -9,6 +9,7 @@ int main() {
   test_kernels<double>();
   test_engine<float>();
   test_engine<double>();
+  test_memory();
   test_threads();
   std::printf("%s: %d passed, %d failed\n", kernels<float>().name, n_passed, n_failed);
   return n_failed || !n_passed;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #if defined(__linux__)
+#include <mutex>
 #include <sys/mman.h>
 #endif
 #ifndef _WIN32
@@ -30,6 +31,56 @@ double physical_memory() { // bytes; 0 if unknown
 
 std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
+#if defined(__linux__)
+// Large blocks that were given back, for the next call on the same network: the system takes as long to clear fresh
+// pages as a step on a small batch. Until then it may have these pages for others. A request for another size comes
+// from another network: all blocks go. Whoever finds the lock taken gets fresh pages, so that nobody waits, not even in
+// a fork's child, where nobody may be left to open it.
+class SpareBlocks {
+public:
+  void* take(std::size_t bytes) {
+    const std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
+    if (!lock) return nullptr;
+    Block* const found = std::find_if(blocks, blocks + n, [&](const Block& b) { return b.bytes == bytes; });
+    if (found == blocks + n) {
+      while (n > 0) {
+        const Block& last = blocks[--n];
+        munmap(last.start, last.bytes);
+      }
+      total = 0;
+      return nullptr;
+    }
+    void* const start = found->start;
+    *found = blocks[--n];
+    total -= bytes;
+    return start;
+  }
+
+  bool keep(void* start, std::size_t bytes) {
+    const std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
+    if (!lock || total + bytes > most || madvise(start, bytes, MADV_FREE) != 0) return false;
+    blocks[n++] = {start, bytes};
+    total += bytes;
+    return true;
+  }
+
+private:
+  struct Block {
+    void* start;
+    std::size_t bytes;
+  };
+  static constexpr std::size_t most = std::size_t(256) << 20;
+  std::mutex mutex;
+  Block blocks[most / worth_huge_pages];
+  std::size_t n = 0, total = 0;
+};
+
+SpareBlocks& spare_blocks() {
+  static SpareBlocks* const blocks = new SpareBlocks; // never destroyed: there may be engines until the very end
+  return *blocks;
+}
+#endif
+
 } // namespace
 
 void* allocate(std::size_t count, std::size_t size) {
@@ -39,6 +90,7 @@ void* allocate(std::size_t count, std::size_t size) {
   const std::size_t bytes = round_up(count ? count * size : 1, line);
 #if defined(__linux__)
   if (bytes >= worth_huge_pages) { // fresh pages are zero already, and cost nothing before they are used
+    if (void* const spare = spare_blocks().take(round_up(bytes, page))) return std::memset(spare, 0, bytes);
     const std::size_t whole = round_up(bytes, page) + huge_page;
     void* p = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) throw OutOfMemory(wanted);
@@ -61,7 +113,7 @@ void deallocate(void* p, std::size_t bytes) {
 #if defined(__linux__)
   bytes = round_up(bytes ? bytes : 1, line);
   if (p && bytes >= worth_huge_pages) {
-    munmap(p, round_up(bytes, page));
+    if (!spare_blocks().keep(p, round_up(bytes, page))) munmap(p, round_up(bytes, page));
     return;
   }
 #else
