@@ -33,7 +33,7 @@ struct Data {
     std::generate_n(X, std::size_t(n_rows) * network.n_inputs(), [&] { return normal(random); });
     for (int i = 0; i < n_rows; ++i) {
       labels[i] = i % network.n_outputs();
-      y.data()[i] = T(i % 2);
+      y.data()[i] = T(i % 2); // the label of a single output, or its number
     }
     std::vector<std::int64_t> rows(n_rows);
     std::iota(rows.begin(), rows.end(), 0);

@@ -271,7 +271,6 @@ def test_batches_larger_than_the_data(estimator):
         ("max_iter", 3, np.float64(3)),
         ("n_jobs", 1, 1.0),
         ("alpha", 0.5, [0.5]),
-        ("activation", "tanh", "tangent"),
     ],
 )
 def test_a_parameter_that_was_valid_may_become_invalid(estimator, name, good, bad):
@@ -286,7 +285,7 @@ def test_a_parameter_that_was_valid_may_become_invalid(estimator, name, good, ba
 def test_sizes_that_were_valid_may_become_invalid(estimator):
     model = estimator(**QUICK).fit(X, y)
     for bad in (8.0, (8.0,), ((8,),), ("8",), 0, (0,)):
-        with pytest.raises((ValueError, TypeError)):
+        with pytest.raises(ValueError, match="hidden_layer_sizes"):
             model.set_params(hidden_layer_sizes=bad).fit(X, y)
     model.set_params(hidden_layer_sizes=(8,)).fit(X, y)
 

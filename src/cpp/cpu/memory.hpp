@@ -23,7 +23,8 @@ private:
 };
 
 // Zeroed bytes from the start of a cache line; large blocks come in huge pages, where the system has them, as a step
-// that walks through megabytes would otherwise wait for address translation. Throws OutOfMemory.
+// that walks through megabytes would otherwise wait for address translation; some of them were given back before.
+// Throws OutOfMemory.
 void* allocate(std::size_t count, std::size_t size);
 void deallocate(void* memory, std::size_t bytes);
 
