@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../src/cpp/cpu/replicas.hpp"
+#include "../src/cpp/cpu/shared_lines.hpp"
 
 #include <deque>
 #include <map>
@@ -135,7 +136,7 @@ public:
     const Tiles<T>& tiles = members.front().tiles;
     const std::size_t size = std::max(kernels.scratch_size(panels_per_block, network.sizes[1]), tiles.gradient_size());
     for (int i = 0; i < 2; ++i) scratch.emplace_back(size);
-    for (int i = 0; i < 4; ++i) handed_over.emplace_back(tiles.all_gradients_size());
+    for (int i = 0; i < 6; ++i) handed_over.emplace_back(tiles.all_gradients_size());
     for (int i = 0; i < 1000; ++i) {
       const std::uint64_t before = ticks();
       cost = std::min(cost, double(ticks() - before));
@@ -146,8 +147,13 @@ public:
   void measure(int n, int n_threads, Found& found) {
     std::vector<Laps> laps(n_threads);
     double rate = 0; // of the clock
-    parallel(n_threads, [&](const Team& team) {
+    const bool halves = n_threads == 2 && members.front().tiles.first_half(batch_size) > 0;
+    shared_lines.are_due(n_threads);
+    parallel(n_threads, [&](const Team& region) {
       const FlushDenormals mode;
+      shared_lines.measure(region);
+      const double limit = halves ? worth_streaming_gradients : worth_streaming;
+      const Team team{region.thread, region.threads, region.meeting, shared_lines.seconds_a_line(region) > limit};
       Laps& lap = laps[team.thread];
       run(team, 0, lap); // warms up
       lap = Laps();
@@ -213,6 +219,9 @@ private:
     const auto handed = [&](int thread, std::size_t at) {
       return handed_over[2 * (i % 2) + thread].data() + tiles.gradient_start(at);
     };
+    const auto kept = [&](std::size_t at) {
+      return team.streams ? handed_over[4 + team.thread].data() + tiles.gradient_start(at) : handed(team.thread, at);
+    };
     const Team share = apart ? Team{0, 1, team.meeting} : team;
     lap.last = ticks();
     const int last_panel = int(part(batch.n_panels, share, 1));
@@ -224,7 +233,9 @@ private:
     };
     if (apart)
       tiles.for_each_of(share, [&](std::size_t at, const Tile& tile) {
-        tiles.gradient_of_half(own.deltas.space, int(batch.rows.n), at, handed(team.thread, at));
+        tiles.gradient_of_half(own.deltas.space, int(batch.rows.n), at, kept(at));
+        const std::size_t size = tiles.gradient_start(at + 1) - tiles.gradient_start(at);
+        if (team.streams) kernels.stream(kept(at), std::ptrdiff_t(size), handed(team.thread, at));
         lap_of(gradient, tile);
       });
     team.barrier();
@@ -233,12 +244,12 @@ private:
     tiles.for_each_of(share, [&](std::size_t at, const Tile& tile) {
       if (apart) {
         const std::size_t size = tiles.gradient_start(at + 1) - tiles.gradient_start(at);
-        kernels.add(handed(0, at), handed(1, at), std::ptrdiff_t(size), G);
+        kernels.add(kept(at), handed(1 - team.thread, at), std::ptrdiff_t(size), G);
       } else {
         tiles.gradient(own.deltas.space, int(batch.rows.n), at, G);
         lap_of(gradient, tile);
       }
-      tiles.update(at, step, 1e-4, 1.0 / batch_size, G);
+      tiles.update(at, step, 1e-4, 1.0 / batch_size, G, share.streams);
       lap_of(update, tile);
     });
     if (!apart) team.barrier();
@@ -250,7 +261,7 @@ private:
     const Propagation<T>& propagation = own.propagation;
     Workspace<T>& space = own.deltas.space;
     const int last = network.n_layers(), end = first + count;
-    const Block<T> block{first, count, batch.rows_of(end - 1) <= R / 2, scratch, {}};
+    const Block<T> block{first, count, batch.rows_of(end - 1) <= R / 2, scratch, {}, 0, share.streams};
     const RowLoss row_loss = network.row_loss();
     for (int panel = first; panel < end; ++panel) {
       propagation.enter_targets(space, state.data.set, batch.rows, panel);
@@ -278,8 +289,9 @@ private:
   }
 
   State state, other_state;
-  std::deque<Member> members; // the second one for two threads on halved batches
-  std::vector<AlignedArray<T>> scratch, handed_over;
+  std::deque<Member> members;                        // the second one for two threads on halved batches
+  std::vector<AlignedArray<T>> scratch, handed_over; // two of each thread by turns, then what it keeps
+  SharedLines shared_lines;
   double cost = 1e9; // ticks that reading the clock takes
   std::vector<std::string> names;
   const int gather = number("gather"), loss = number("loss"), columns = number("columns"), bias = number("bias"),

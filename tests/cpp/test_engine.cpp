@@ -1,14 +1,16 @@
 // A tiny network trained by the CPU engine: against backpropagation in plain loops, and with several threads.
 #include "check.hpp"
 
+#include "../../src/cpp/cpu/shared_lines.hpp"
 #include "../../src/cpp/engine.hpp"
 
 namespace fastmlp {
 
 namespace {
 
-constexpr int n_rows = 150, batch_size = 64;
+constexpr int n_rows = 450, batch_size = 64;
 const Network network({17, 40, 9, 3}, {"tanh", "softplus"}, "log_loss");
+constexpr int large_batch = 200; // has halves (see tiles.hpp)
 const std::vector<double> momentum = {0.9, 1};
 constexpr double alpha = 0.01, rate = 0.1;
 
@@ -62,7 +64,8 @@ void plain_step(const std::vector<double>& X, const std::vector<std::int32_t>& l
 
 // Three epochs without shuffling.
 template <class T>
-Array<T> train(int n_threads, Array<T> parameters, const Array<T>& X, const std::vector<std::int32_t>& labels) {
+Array<T> train(int n_threads, Array<T> parameters, const Array<T>& X, const std::vector<std::int32_t>& labels,
+               int batch_size = fastmlp::batch_size) {
   const std::unique_ptr<Engine<T>> engine = make_cpu_engine<T>(network, n_threads);
   Array<T> velocity(parameters.size());
   engine->set_parameters(parameters.data());
@@ -92,7 +95,17 @@ template <class T> void test_engine() {
       plain_step(wide, labels, first, std::min(batch_size, n_rows - first), expected, velocity);
   const Array<T> alone = train(1, start, X, labels);
   check_close(alone, expected, "training against plain loops");
-  for (int n_threads : {2, 3}) check(train(n_threads, start, X, labels) == alone, "the same bits with threads");
+  const Array<T> halved = train(1, start, X, labels, large_batch);
+  const bool steady = set_steady_threads(true);    // all threads come
+  for (const double seconds_a_line : {0.0, 1.0}) { // nothing is streamed, all is
+    SharedLines::assumed = seconds_a_line;
+    for (int n_threads : {2, 3}) {
+      check(train(n_threads, start, X, labels) == alone, "the same bits with threads");
+      check(train(n_threads, start, X, labels, large_batch) == halved, "the same bits of halves with threads");
+    }
+  }
+  SharedLines::assumed = -1;
+  set_steady_threads(steady);
 }
 
 template void test_engine<float>();

@@ -49,10 +49,14 @@ template <class T> struct Check {
                  columns[f / R * stride + (p * R + i) * R + f % R] == x;
         }
     check(same, named("gather", n_features, R));
-    Array<T> again(columns.size(), T(5)), back(std::size_t(R) * n_features);
-    for (int p = 0; p < 2; ++p)
-      k.panel_to_columns(panels.data() + p * padded(n_features) * R, n_features, again.data() + p * R * R, stride);
-    check(again == columns, named("panel_to_columns", n_features, R));
+    for (bool streams : {false, true}) {
+      Array<T> again(columns.size(), T(5));
+      for (int p = 0; p < 2; ++p)
+        k.panel_to_columns(panels.data() + p * padded(n_features) * R, n_features, again.data() + p * R * R, stride,
+                           streams);
+      check(again == columns, named("panel_to_columns", n_features, R));
+    }
+    Array<T> back(std::size_t(R) * n_features);
     k.panel_to_rows(panels.data(), n_features, R, back.data(), n_features);
     same = true;
     for (int i = 0; i < R; ++i)
@@ -308,12 +312,15 @@ template <class T> struct Check {
     Array<T> sum(g.size());
     k.add(g.data(), g.data(), padded(n), sum.data());
     check(sum == twice, named("add", R, n));
+    Array<T> streamed(sum.size());
+    k.stream(sum.data(), std::ptrdiff_t(sum.size()), streamed.data());
+    check(streamed == sum, named("stream", R, n));
     g.resize(n);
     check_close(g, expected_bias, named("bias_gradient", R, n));
   }
 
   // With `extras`, gradients are clipped and weights averaged.
-  void update(int optimizer, int n, bool extras) {
+  void update(int optimizer, int n, int n_columns, bool extras, bool streams) {
     n = std::min(n, k.tile_rows);
     const T alpha = T(0.1), scale = T(0.25), decay = T(0.75),
             clip = extras ? T(0.1) : std::numeric_limits<T>::infinity();
@@ -327,7 +334,7 @@ template <class T> struct Check {
     tile.w = w.data();
     tile.ldw = tile.ld_slots = ldw;
     tile.n = n;
-    tile.n_columns = R;
+    tile.n_columns = n_columns;
     for (std::size_t s = 0; s < slots.size(); ++s) {
       slots[s] = numbers.array(w.size());
       for (T& x : slots[s]) x = std::abs(x); // some are sums of squares
@@ -342,6 +349,7 @@ template <class T> struct Check {
       entry.prepare(h, 0.01, 3, wide);
       for (int i = 0; i < max_coefficients; ++i) wide[i] = double(c[i] = T(wide[i]));
       for (int i = 0; i < n * R; ++i) {
+        if (i % R >= n_columns) continue;
         const std::ptrdiff_t at = i / R * ldw + i % R;
         const double weight = double(w[at]), gradient = (double(G[i]) + double(alpha) * weight) * double(scale);
         double s[max_slots + 1];
@@ -352,10 +360,10 @@ template <class T> struct Check {
         expected_slots.insert(expected_slots.end(), s, s + slots.size());
       }
     });
-    const double sum = k.update(optimizer, {c.data(), alpha, scale, clip, decay}, G.data(), tile);
+    const double sum = k.update(optimizer, {c.data(), alpha, scale, clip, decay}, G.data(), tile, streams);
     Array<T> kept;
     for (int i = 0; i < n * R; ++i)
-      for (std::size_t s = 0; s < slots.size(); ++s) kept.push_back(slots[s][i / R * ldw + i % R]);
+      for (std::size_t s = 0; s < slots.size() && i % R < n_columns; ++s) kept.push_back(slots[s][i / R * ldw + i % R]);
     const std::string what = named("update", R, n, Optimizers::names()[optimizer].c_str());
     check_close(w, expected, what);
     check_close(kept, expected_slots, what + ", slots");
@@ -398,7 +406,9 @@ template <class T> void test_kernels() {
     for (int n_columns : {1, 2, 3, 4, run.R - 1, run.R}) run.gradients(n, n_columns);
     for (int n_out : sizes) run.products(n, n_out);
     for (int optimizer = 0; optimizer < Optimizers::size; ++optimizer)
-      for (bool extras : {false, true}) run.update(optimizer, n, extras);
+      for (bool extras : {false, true})
+        for (int n_columns : {run.R - 1, run.R})
+          for (bool streams : {false, true}) run.update(optimizer, n, n_columns, extras, streams);
   }
   for (int n : {2, 3, 4}) run.gradients(n, run.R);
   for (int n_in : {128, 130, 331, 700})

@@ -1,6 +1,7 @@
 // The mode in which threads compute, where they meet, and how many of them the machine lets work.
 #include "check.hpp"
 
+#include "../../src/cpp/cpu/shared_lines.hpp"
 #include "../../src/cpp/cpu/team_size.hpp"
 #include "../../src/cpp/cpu/threads.hpp"
 #include "../../src/cpp/engine.hpp"
@@ -62,6 +63,24 @@ void test_barrier(int n_threads) {
     }
   });
   check(late == 0, "a barrier of " + std::to_string(n_threads) + " threads");
+}
+
+void test_shared_lines() {
+  SharedLines lines;
+  check(!lines.are_due(1), "one thread shares no lines");
+  for (int n_threads : {2, 3}) {
+    const std::string so_many = "shared lines of " + std::to_string(n_threads) + " threads";
+    check(lines.are_due(n_threads), so_many + " are measured");
+    std::atomic<int> sensible{0}, n_came{0};
+    parallel(n_threads, [&](const Team& team) {
+      lines.measure(team);
+      const double seconds = lines.seconds_a_line(team);
+      sensible += team.threads == 1 ? seconds == 0 : seconds > 1e-12 && seconds < 1e-3;
+      ++n_came;
+    });
+    check(sensible == n_came, so_many + ": a time for each");
+    check(!lines.are_due(n_threads), so_many + " hold for a while");
+  }
 }
 
 void test_load() {
@@ -153,6 +172,7 @@ void test_threads() {
     test_denormals(n_threads);
     test_barrier(n_threads);
   }
+  test_shared_lines();
   test_load();
   test_team_size();
 }

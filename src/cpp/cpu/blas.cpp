@@ -253,7 +253,7 @@ void update_array(const Rule& rule, long long t, T* w, const T* gradient, const 
     UpdateTile<T> tile{w + i, 0, {}, 0, 1, int(end - i)};
     for (std::size_t s = 0; s < slots.size(); ++s) tile.slots[s] = slots[s] + i;
     const T* c = i < n_weights ? step.weights : step.others;
-    kernels<T>().update(step.optimizer, {c, 0, 1, step.clip_value, step.ema_decay}, gradient + i, tile);
+    kernels<T>().update(step.optimizer, {c, 0, 1, step.clip_value, step.ema_decay}, gradient + i, tile, false);
   }
 }
 template void update_array(const Rule&, long long, float*, const float*, const std::vector<float*>&, std::ptrdiff_t,

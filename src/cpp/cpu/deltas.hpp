@@ -45,7 +45,7 @@ public:
       const int end = int(part(batch.n_panels, team, 1));
       for (int p = int(part(batch.n_panels, team)); p < end; p += panels_per_block) {
         const int count = std::min(panels_per_block, end - p);
-        visit(Block<T>{p, count, batch.rows_of(p + count - 1) <= R / 2, scratch, dropout, before});
+        visit(Block<T>{p, count, batch.rows_of(p + count - 1) <= R / 2, scratch, dropout, before, team.streams});
       }
     };
     for (int i = 0; i < last; ++i) {

@@ -17,6 +17,7 @@
 #include "kernels.hpp"
 #include "prediction.hpp"
 #include "replicas.hpp"
+#include "shared_lines.hpp"
 #include "team_size.hpp"
 
 #include <cmath>
@@ -200,12 +201,17 @@ private:
     steps.until = start + seconds;
     // Of `run_together`: thread 0 writes each where no other reads it.
     bool end = false, failed = false;
+    const bool measures = shared_lines.are_due(size);
     const auto run = [&](const Team& team) {
       const FlushDenormals mode;
-      if (apart && team.threads == 2)
-        replicas->run(steps, team, scratch[team.thread].data());
+      if (measures) shared_lines.measure(team);
+      const bool with_replicas = apart && team.threads == 2;
+      const double limit = with_replicas ? worth_streaming_gradients : worth_streaming;
+      const Team own{team.thread, team.threads, team.meeting, shared_lines.seconds_a_line(team) > limit};
+      if (with_replicas)
+        replicas->run(steps, own, scratch[team.thread].data());
       else
-        run_together(steps, team, end, failed);
+        run_together(steps, own, end, failed);
     };
     const int n_came = parallel(size, run, !steps.data.loss);
     if (is_measured && is_warm) report_team(flops, n_came, double(steps.next - begin), wall_seconds() - start);
@@ -285,13 +291,13 @@ private:
       if (clips)
         tiles.keep_gradient(i, alpha, scale, G);
       else
-        tiles.update(i, step, alpha, scale, G);
+        tiles.update(i, step, alpha, scale, G, team.streams);
     });
     if (!clips) return;
     team.barrier();
     const double norm = tiles.gradient_norm(), shortened = norm > rule.clip_norm ? rule.clip_norm / norm : 1;
     tiles.for_each_of(team, [&](std::size_t i, const Tile&) {
-      tiles.update(i, step, 0, shortened, gradients.data() + tiles.gradient_start(i));
+      tiles.update(i, step, 0, shortened, gradients.data() + tiles.gradient_start(i), team.streams);
     });
   }
 
@@ -324,6 +330,7 @@ private:
   std::vector<Layer<T>>& layers = propagation.layers;
   Deltas<T>& deltas = own.deltas;
   Tiles<T>& tiles = own.tiles;
+  SharedLines shared_lines;
   std::unique_ptr<TwoReplicas<T>> replicas; // for two threads on halved batches
   bool are_alike = false;                   // both have learned the same
   std::vector<AlignedArray<T>> scratch;     // per thread

@@ -114,7 +114,8 @@ template <class T> struct Kernels {
   // At most R rows of k features to one panel and its blocks of columns. Missing rows repeat the last one: whatever
   // they compute stays finite, and their weight is 0. `columns` may be null.
   void (*gather)(const DenseRows<T>& X, int k, T* panel, T* columns, std::ptrdiff_t column_stride);
-  void (*panel_to_columns)(const T* panel, int k, T* columns, std::ptrdiff_t column_stride);
+  // Here and below, what other cores read is written past the caches if it `streams` (see shared_lines.hpp).
+  void (*panel_to_columns)(const T* panel, int k, T* columns, std::ptrdiff_t column_stride, bool streams);
   void (*panel_to_rows)(const T* panel, int k, int n, T* out, std::ptrdiff_t ld);
 
   void (*forward)(const PanelProduct<T>& product, T* scratch);
@@ -161,12 +162,13 @@ template <class T> struct Kernels {
                                      std::ptrdiff_t input_stride, int n_panels, int n, int n_columns, bool adds, T* G);
   void (*bias_gradient)(const T* delta, std::ptrdiff_t delta_stride, int n_panels, int n, bool adds, T* g);
   void (*add)(const T* a, const T* b, std::ptrdiff_t n, T* sum); // n a multiple of the lanes
+  void (*stream)(const T* from, std::ptrdiff_t n, T* to);        // a copy past the caches, likewise
 
   // G = (G + alpha w) * scale: the gradient of the mean loss with its L2 penalty; returns the sum of w^2. Rows of G are
   // R apart, as many columns as the tile has count.
   double (*finish_gradient)(T alpha, T scale, T* G, const UpdateTile<T>& tile);
   // A step of the optimizer on w and slots; G stays as it is. Returns the sum of w^2 before it.
-  double (*update)(int optimizer, const UpdateRule<T>& rule, const T* G, const UpdateTile<T>& tile);
+  double (*update)(int optimizer, const UpdateRule<T>& rule, const T* G, const UpdateTile<T>& tile, bool streams);
   // out[j][i] = in[i][j] for whole blocks of lanes that cover (rows, columns): both have room for them.
   void (*transpose)(const T* in, std::ptrdiff_t ld, int rows, int columns, T* out, std::ptrdiff_t ld_out);
 

@@ -12,8 +12,9 @@ template <class T> struct Block {
   int first, count;
   bool ends_in_half; // the last of them has rows for one register only
   T* scratch;
-  RandomKey dropout; // of this step
-  int before = 0;    // panels of the batch that another workspace has
+  RandomKey dropout;    // of this step
+  int before = 0;       // panels of the batch that another workspace has
+  bool streams = false; // columns, which other threads read
 };
 
 template <class T> class Propagation {
@@ -53,13 +54,14 @@ public:
       return;
     }
     const bool drops = space.training && network.dropout[0] > 0 && block.dropout.is_set();
+    const bool copies_later = drops || block.streams;
     T* panel = space.panels[0] + to * space.panel_stride[0];
     T* columns = space.training && !layers[0].is_narrow ? space.columns[0] + std::ptrdiff_t(to) * R * R : nullptr;
     if (X.indptr) return scatter(X, rows, panel);
-    kernels.gather(dense, X.n_columns, panel, drops ? nullptr : columns, space.column_stride);
-    if (!drops) return;
-    kernels.drop(dropout_of(0, to, block), X.n_columns, panel);
-    if (columns) kernels.panel_to_columns(panel, X.n_columns, columns, space.column_stride);
+    kernels.gather(dense, X.n_columns, panel, copies_later ? nullptr : columns, space.column_stride);
+    if (drops) kernels.drop(dropout_of(0, to, block), X.n_columns, panel);
+    if (columns && copies_later)
+      kernels.panel_to_columns(panel, X.n_columns, columns, space.column_stride, block.streams);
   }
 
   // Targets and weights of a panel of rows; rows that are missing in the last panel weigh nothing.
@@ -150,7 +152,7 @@ public:
   void to_columns(Workspace<T>& space, const T* panels, int l, const Block<T>& block, T* columns) const {
     for (int panel = block.first; panel < block.first + block.count; ++panel)
       kernels.panel_to_columns(panels + panel * space.panel_stride[l], network.sizes[l],
-                               columns + std::ptrdiff_t(panel) * R * R, space.column_stride);
+                               columns + std::ptrdiff_t(panel) * R * R, space.column_stride, block.streams);
   }
 
   // Room for a block's products, and for what comes back to a layer before its activation.

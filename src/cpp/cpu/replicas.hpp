@@ -43,8 +43,10 @@ template <class T> class TwoReplicas {
 public:
   TwoReplicas(const Network& network, const Kernels<T>& kernels, Replica<T>& first)
       : kernels(kernels), first(first), second(network, kernels) {
+    const std::size_t size = first.tiles.all_gradients_size();
     for (HandOver& over : hand_overs)
-      for (AlignedArray<T>& gradients : over.gradients) gradients = AlignedArray<T>(first.tiles.all_gradients_size());
+      for (AlignedArray<T>& gradients : over.gradients) gradients = AlignedArray<T>(size);
+    for (AlignedArray<T>& gradients : kept) gradients = AlignedArray<T>(size);
   }
 
   // Before some steps on batches of n_rows of X. Unless both are `alike`, the second takes over what the first has
@@ -79,7 +81,7 @@ public:
       const double weight = batch.weight, sum = sum_of_losses(over, batch.n_panels, half, team);
       const double loss = weight != 0 ? finite_or_nan(sum / weight) : 0;
       if (weight != 0 && !std::isnan(loss))
-        update(own, batch, half, Step<T>(steps.rule, ++t), steps.alpha, over, scratch);
+        update(own, batch, half, Step<T>(steps.rule, ++t), steps.alpha, team, over, scratch);
       const double penalty = weight != 0 ? 0.5 * steps.alpha * own.tiles.sum_of_squares() / weight : 0;
       end = end || std::isnan(loss + penalty); // both see the same
       if (leads) steps.result.add(loss, penalty, batch.rows.n);
@@ -112,9 +114,18 @@ private:
                        takes_second ? half : 0);
     std::copy_n(own.deltas.space.panel_loss.data(), part.n_panels, over.losses[team.thread].data());
     if (half == 0) return;
-    T* const gradients = over.gradients[team.thread].data();
-    for (std::size_t i = 0; i < own.tiles.size(); ++i)
-      own.tiles.gradient_of_half(own.deltas.space, int(part.rows.n), i, gradients + own.tiles.gradient_start(i));
+    T* const gradients = own_gradients(team, over);
+    for (std::size_t i = 0; i < own.tiles.size(); ++i) {
+      const std::size_t at = own.tiles.gradient_start(i), end = own.tiles.gradient_start(i + 1);
+      own.tiles.gradient_of_half(own.deltas.space, int(part.rows.n), i, gradients + at);
+      if (team.streams)
+        kernels.stream(gradients + at, std::ptrdiff_t(end - at), over.gradients[team.thread].data() + at);
+    }
+  }
+
+  // Where a thread has the gradients it has made: what is streamed is no longer in its cache.
+  T* own_gradients(const Team& team, HandOver& over) {
+    return (team.streams ? kept : over.gradients)[team.thread].data();
   }
 
   // In the order of the panels.
@@ -125,12 +136,13 @@ private:
     return sum;
   }
 
-  void update(Replica<T>& own, const Batch<T>& batch, int half, const Step<T>& step, double alpha, const HandOver& over,
-              T* G) {
+  void update(Replica<T>& own, const Batch<T>& batch, int half, const Step<T>& step, double alpha, const Team& team,
+              HandOver& over, T* G) {
+    const T *gradients = own_gradients(team, over), *others = over.gradients[1 - team.thread].data();
     for (std::size_t i = 0; i < own.tiles.size(); ++i) {
       const std::size_t at = own.tiles.gradient_start(i), end = own.tiles.gradient_start(i + 1);
       if (half > 0)
-        kernels.add(over.gradients[0].data() + at, over.gradients[1].data() + at, std::ptrdiff_t(end - at), G);
+        kernels.add(gradients + at, others + at, std::ptrdiff_t(end - at), G); // either way the same sum
       else
         own.tiles.gradient(own.deltas.space, int(batch.rows.n), i, G);
       own.tiles.update(i, step, alpha, 1 / batch.weight, G);
@@ -141,6 +153,7 @@ private:
   Replica<T>& first;
   Replica<T> second;
   HandOver hand_overs[2];
+  AlignedArray<T> kept[2]; // gradients of the threads that stream them
 };
 
 } // namespace fastmlp

@@ -6,6 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace fastmlp {
 namespace FASTMLP_ISA {
@@ -36,6 +39,21 @@ template <class T> FASTMLP_INLINE Vec<T> load(const T* p) {
 template <class T> FASTMLP_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename Vector<T>::unaligned*>(p) = v;
 }
+
+// Past the caches, to where a register is aligned. Lines of the cache should be written whole, one after the other:
+// where the rows of a tile are shorter, nothing is.
+template <class T> constexpr bool can_stream = R<T> * sizeof(T) % 64 == 0;
+template <class T> FASTMLP_INLINE void stream(T* p, Vec<T> v) {
+  if constexpr (!can_stream<T>) return store(p, v);
+#if defined(__AVX512F__) && FASTMLP_VECTOR_BYTES == 64
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), __m512i(v));
+#elif defined(__AVX__) && FASTMLP_VECTOR_BYTES == 32
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), __m256i(v));
+#else
+  store(p, v);
+#endif
+}
+template <bool streams, class T> FASTMLP_INLINE void put(T* p, Vec<T> v) { streams ? stream(p, v) : store(p, v); }
 
 // The first n numbers, or as many as fill a register; lanes beyond them are 0.
 template <class T> FASTMLP_INLINE Vec<T> load_first(const T* p, int n) {
@@ -148,26 +166,33 @@ template <class T, int half = 1> FASTMLP_INLINE Vec<T> sums_of_lanes(Vec<T>* v) 
 }
 
 // A lanes x lanes block from rows `ld` apart to rows `ld_out` apart.
-template <class T> FASTMLP_INLINE void transpose_lanes(const T* in, std::ptrdiff_t ld, T* out, std::ptrdiff_t ld_out) {
+template <bool streams = false, class T>
+FASTMLP_INLINE void transpose_lanes(const T* in, std::ptrdiff_t ld, T* out, std::ptrdiff_t ld_out) {
   constexpr int W = lane_count<T>;
   Vec<T> v[W];
   FASTMLP_UNROLL
   for (int i = 0; i < W; ++i) v[i] = load(in + i * ld);
   butterfly<T>(v);
   FASTMLP_UNROLL
-  for (int i = 0; i < W; ++i) store(out + i * ld_out, v[i]);
+  for (int i = 0; i < W; ++i) put<streams>(out + i * ld_out, v[i]);
 }
 
-// A contiguous R x R block.
-template <class T> FASTMLP_INLINE void transpose_block(const T* in, T* out) {
+// A contiguous R x R block; the halves of a row out follow each other.
+template <bool streams = false, class T> FASTMLP_INLINE void transpose_block(const T* in, T* out) {
   constexpr int W = lane_count<T>, r = R<T>;
-  for (int i = 0; i < 2; ++i)
-    for (int j = 0; j < 2; ++j) transpose_lanes(in + (i * r + j) * W, r, out + (j * r + i) * W, r);
+  for (int j = 0; j < 2; ++j)
+    for (int i = 0; i < 2; ++i) transpose_lanes<streams>(in + (i * r + j) * W, r, out + (j * r + i) * W, r);
 }
 
-template <class T> void panel_to_columns(const T* panel, int k, T* columns, std::ptrdiff_t column_stride) {
+template <class T>
+void panel_to_columns(const T* panel, int k, T* columns, std::ptrdiff_t column_stride, bool streams) {
   constexpr int r = R<T>;
-  for (int f = 0; f < k; f += r, columns += column_stride) transpose_block(panel + std::ptrdiff_t(f) * r, columns);
+  for (int f = 0; f < k; f += r, panel += r * r, columns += column_stride)
+    streams ? transpose_block<true>(panel, columns) : transpose_block(panel, columns);
+}
+
+template <class T> void stream_all(const T* from, std::ptrdiff_t n, T* to) {
+  for (std::ptrdiff_t i = 0; i < n; i += lane_count<T>) stream(to + i, load(from + i));
 }
 
 template <class T> void panel_to_rows(const T* panel, int k, int n, T* out, std::ptrdiff_t ld) {

@@ -64,6 +64,9 @@ class Barrier {
 public:
   void wait(int n_threads) {
     if (n_threads == 1) return;
+#if defined(__SSE2__)
+    _mm_sfence(); // what was written past the caches is there
+#endif
     const unsigned round = rounds.load(std::memory_order_relaxed);
     if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == n_threads) {
       arrived.store(0, std::memory_order_relaxed);
@@ -100,10 +103,12 @@ private:
   std::condition_variable met;
 };
 
-// One thread of a region: its number, how many there are, and where they meet.
+// One thread of a region: its number, how many there are, and where they meet; whether it writes past the caches what
+// others read.
 struct Team {
   int thread, threads;
   Barrier& meeting;
+  bool streams = false;
   void barrier() const { meeting.wait(threads); }
 };
 

@@ -225,16 +225,17 @@ public:
   }
 
   // A step of the optimizer with (G + alpha w) * scale; G stays as it is.
-  void update(std::size_t i, const Step<T>& step, double alpha, double scale, const T* G) {
+  void update(std::size_t i, const Step<T>& step, double alpha, double scale, const T* G, bool streams = false) {
     const Tile& tile = list[i];
     const Parameter<T>& p = parameter_of(tile);
     const bool decays = p.is_matrix();
     const UpdateRule<T> rule{decays ? step.weights : step.others, decays ? T(alpha) : T(0), T(scale), step.clip_value,
                              step.ema_decay};
-    const double sum = kernels.update(step.optimizer, rule, G, places[i]);
-    squares[i] = decays ? sum : 0;
     const Layer<T>& layer = layers[p.layer];
-    if (p.role == Parameter<T>::weights && layer.wt.data())
+    const bool transposes = p.role == Parameter<T>::weights && layer.wt.data(); // reads them at once
+    const double sum = kernels.update(step.optimizer, rule, G, places[i], streams && !transposes);
+    squares[i] = decays ? sum : 0;
+    if (transposes)
       kernels.transpose(layer.w + tile.first * layer.ldw + tile.column, layer.ldw, tile.n, columns_of(tile),
                         layer.wt.data() + tile.column * layer.ldt + tile.first, layer.ldt);
   }
