@@ -62,22 +62,39 @@ void plain_step(const std::vector<double>& X, const std::vector<std::int32_t>& l
   }
 }
 
+template <class T> struct Trained {
+  Array<T> parameters;
+  std::vector<std::pair<double, double>> losses; // and penalties, of the last epoch's batches
+  bool operator==(const Trained& other) const { return parameters == other.parameters && losses == other.losses; }
+};
+
+struct How {
+  int batch_size = fastmlp::batch_size;
+  bool averages = false; // and clips
+};
+
 // Three epochs without shuffling.
 template <class T>
-Array<T> train(int n_threads, Array<T> parameters, const Array<T>& X, const std::vector<std::int32_t>& labels,
-               int batch_size = fastmlp::batch_size) {
+Trained<T> train(int n_threads, Array<T> parameters, const Array<T>& X, const std::vector<std::int32_t>& labels,
+                 const How& how = {}) {
   const std::unique_ptr<Engine<T>> engine = make_cpu_engine<T>(network, n_threads);
-  Array<T> velocity(parameters.size());
+  Array<T> velocity(parameters.size()), average(parameters);
   engine->set_parameters(parameters.data());
-  engine->set_slots({velocity.data()});
+  engine->set_slots(how.averages ? std::vector<T*>{velocity.data(), average.data()} : std::vector<T*>{velocity.data()});
   Rule rule{Optimizers::find("sgd", "optimizer"), momentum, rate, 0};
+  rule.ema_decay = how.averages ? 0.9 : 0;
+  rule.clip_value = how.averages ? 0.05 : infinity;
   Dataset<T> data{{n_rows, network.n_inputs(), X.data(), network.n_inputs()}, nullptr, labels.data(), nullptr};
   std::vector<std::int64_t> order;
   for (int i = 0; i < n_rows; ++i) order.push_back(i);
   Poll poll(nullptr);
-  for (int epoch = 0; epoch < 3; ++epoch) engine->epoch(data, order.data(), n_rows, batch_size, alpha, rule, poll);
+  EpochResult result;
+  for (int epoch = 0; epoch < 3; ++epoch)
+    result = engine->epoch(data, order.data(), n_rows, how.batch_size, alpha, rule, poll);
   engine->get_parameters(parameters.data());
-  return parameters;
+  engine->get_slots();
+  if (how.averages) parameters.insert(parameters.end(), average.begin(), average.end());
+  return {parameters, result.batches};
 }
 
 } // namespace
@@ -93,15 +110,14 @@ template <class T> void test_engine() {
   for (int epoch = 0; epoch < 3; ++epoch)
     for (int first = 0; first < n_rows; first += batch_size)
       plain_step(wide, labels, first, std::min(batch_size, n_rows - first), expected, velocity);
-  const Array<T> alone = train(1, start, X, labels);
-  check_close(alone, expected, "training against plain loops");
-  const Array<T> halved = train(1, start, X, labels, large_batch);
-  const bool steady = set_steady_threads(true);    // all threads come
-  for (const double seconds_a_line : {0.0, 1.0}) { // nothing is streamed, all is
-    SharedLines::assumed = seconds_a_line;
-    for (int n_threads : {2, 3}) {
-      check(train(n_threads, start, X, labels) == alone, "the same bits with threads");
-      check(train(n_threads, start, X, labels, large_batch) == halved, "the same bits of halves with threads");
+  check_close(train(1, start, X, labels).parameters, expected, "training against plain loops");
+  const bool steady = set_steady_threads(true); // all threads come
+  for (const How& how : {How{}, How{large_batch}, How{batch_size, true}}) {
+    const Trained<T> alone = train(1, start, X, labels, how);
+    for (const double seconds_a_line : {0.0, 1.0}) { // nothing is streamed, all is
+      SharedLines::assumed = seconds_a_line;
+      for (int n_threads : {2, 3})
+        check(train(n_threads, start, X, labels, how) == alone, "the same bits with threads");
     }
   }
   SharedLines::assumed = -1;

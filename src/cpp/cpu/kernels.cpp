@@ -53,10 +53,11 @@ template <class T> double loss(const RowLoss& loss, T* z, const T* y, const T* w
 struct KeepGradient {};
 
 // One register, or one number, of a tile. Returns the weights as they were, squared. `extras`: clips and averages.
-template <class Entry, bool extras, class S, class T, class G>
+template <class Entry, bool extras, bool streams, class S, class T, class G>
 FASTMLP_INLINE S step(const UpdateRule<T>& rule, const T* c, G* g, T* w, T* const* slots, std::ptrdiff_t at) {
   S weight = load_as<S>(w);
-  const S squares = weight * weight;
+  // Where there are branches between them, product and sum may be fused here and not there.
+  const S squares = extras ? rounded(weight * weight) : weight * weight;
   S gradient = (load_as<S>(g) + splat<S>(rule.alpha) * weight) * splat<S>(rule.scale);
   if constexpr (extras) {
     const S high = splat<S>(rule.clip_value), low = -high;
@@ -70,7 +71,10 @@ FASTMLP_INLINE S step(const UpdateRule<T>& rule, const T* c, G* g, T* w, T* cons
     for (int s = 0; s < n_slots; ++s) slot[s] = load_as<S>(slots[s] + at);
     Entry::update(weight, gradient, slot, c);
     for (int s = 0; s < n_slots; ++s) store_as<S>(slots[s] + at, slot[s]);
-    store_as<S>(w, weight);
+    if constexpr (streams)
+      stream(w, weight);
+    else
+      store_as<S>(w, weight);
     if (extras && slots[n_slots]) {
       const S average = load_as<S>(slots[n_slots] + at), decay = splat<S>(rule.ema_decay);
       store_as<S>(slots[n_slots] + at, decay * average + (splat<S>(1) - decay) * weight);
@@ -79,7 +83,8 @@ FASTMLP_INLINE S step(const UpdateRule<T>& rule, const T* c, G* g, T* w, T* cons
   return squares;
 }
 
-template <class Entry, bool extras, class T, class G>
+// With `streams`, weights go past the caches line by line; of a line that begins with the rest of a row a copy changes.
+template <class Entry, bool extras, bool streams, class T, class G>
 FASTMLP_INLINE double sweep(const UpdateRule<T>& how, G* gradient, const UpdateTile<T>& tile) {
   constexpr int W = lane_count<T>, r = R<T>;
   // Copies that nobody else knows: else all would be read again after every store.
@@ -88,44 +93,40 @@ FASTMLP_INLINE double sweep(const UpdateRule<T>& how, G* gradient, const UpdateT
   T c[max_coefficients];
   for (int i = 0; i < max_coefficients; ++i) c[i] = rule.coefficients[i];
   const int whole = t.n_columns / W * W; // columns that fill registers
+  const int streamed = streams ? t.n_columns / line<T> * line<T> : 0;
   Vec<T> squares = splat<Vec<T>>(T(0));
   for (int row = 0; row < t.n; ++row) {
     T* w = t.w + row * t.ldw;
     G* g = gradient + row * r;
     const std::ptrdiff_t at = row * t.ld_slots;
-    for (int j = 0; j < whole; j += W) squares += step<Entry, extras, Vec<T>>(rule, c, g + j, w + j, t.slots, at + j);
+    int j = 0;
+    for (; streams && j < streamed; j += W)
+      squares += step<Entry, extras, streams, Vec<T>>(rule, c, g + j, w + j, t.slots, at + j);
+    for (; j < whole; j += W) squares += step<Entry, extras, false, Vec<T>>(rule, c, g + j, w + j, t.slots, at + j);
   }
   T rest = 0;
   if (whole < t.n_columns)
-    for (int row = 0; row < t.n; ++row)
+    for (int row = 0; row < t.n; ++row) {
+      alignas(64) T copy[line<T>];
+      T* const there = t.w + row * t.ldw + whole;
+      const bool copies = streams && streamed == whole;
+      T* const w = copies ? copy : there;
+      for (int j = 0; copies && j < line<T>; j += W) store(copy + j, load(there + j));
       for (int j = whole; j < t.n_columns; ++j)
-        rest += step<Entry, extras, T>(rule, c, gradient + row * r + j, t.w + row * t.ldw + j, t.slots,
-                                       row * t.ld_slots + j);
+        rest += step<Entry, extras, false, T>(rule, c, gradient + row * r + j, w + j - whole, t.slots,
+                                              row * t.ld_slots + j);
+      for (int j = 0; copies && j < line<T>; j += W) stream(there + j, load(copy + j));
+    }
   return double(sum_of_lanes<T>(squares)) + double(rest);
 }
 
 template <class T> double finish_gradient(T alpha, T scale, T* G, const UpdateTile<T>& t) {
   const T none[max_coefficients] = {};
-  return sweep<KeepGradient, false>({none, alpha, scale, 0, 0}, G, t);
+  return sweep<KeepGradient, false, false>({none, alpha, scale, 0, 0}, G, t);
 }
 
-// With `streams`, the weights change in a copy, in the same way, which then goes past the caches in whole lines.
 template <class T>
-double update(int number, const UpdateRule<T>& rule, const T* G, const UpdateTile<T>& tile, bool streams) {
-  constexpr int W = lane_count<T>, r = R<T>;
-  alignas(64) T copy[tile_rows<T> * 3 / 2 * r];
-  UpdateTile<T> t = tile;
-  const auto for_each_register = [&](auto&& use) __attribute__((always_inline)) {
-    const int width = t.n == 1 ? (t.n_columns + line<T> - 1) / line<T> * line<T> : r; // with padding
-    for (int row = 0; row < t.n; ++row)
-      for (int j = 0; j < width; j += W) use(copy + row * r + j, tile.w + row * tile.ldw + j);
-  };
-  streams = streams && can_stream<T>;
-  if (streams) {
-    for_each_register([](T* here, const T* there) __attribute__((always_inline)) { store(here, load(there)); });
-    t.w = copy;
-    t.ldw = r;
-  }
+double update(int number, const UpdateRule<T>& rule, const T* G, const UpdateTile<T>& t, bool streams) {
   double squares = 0;
   // Inlined: tiles are so small that one more call for each would be noticed.
   Optimizers::visit(number, [&](auto entry) __attribute__((always_inline)) {
@@ -133,10 +134,12 @@ double update(int number, const UpdateRule<T>& rule, const T* G, const UpdateTil
     static_assert(std::size(Entry::slots) < std::size(UpdateTile<T>{}.slots), "there is no room for so many slots");
     constexpr T no_limit = std::numeric_limits<T>::infinity();
     const bool extras = rule.clip_value < no_limit || t.slots[std::size(Entry::slots)];
-    squares = extras ? sweep<Entry, true>(rule, G, t) : sweep<Entry, false>(rule, G, t);
+    const auto with = [&](auto extras) __attribute__((always_inline)) {
+      return can_stream<T> && streams ? sweep<Entry, extras.value, can_stream<T>>(rule, G, t)
+                                      : sweep<Entry, extras.value, false>(rule, G, t);
+    };
+    squares = extras ? with(std::true_type()) : with(std::false_type());
   });
-  if (streams)
-    for_each_register([](const T* here, T* there) __attribute__((always_inline)) { stream(there, load(here)); });
   return squares;
 }
 
