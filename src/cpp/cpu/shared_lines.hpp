@@ -1,7 +1,7 @@
 // Lines of the cache that one core writes and another one reads, in every step again. Before it is written the next
 // time, a line must be taken back from the core that has read it. Some processors take many times as long for that as
 // for writing past the caches to memory, from where all read it again ("streaming"), and on a virtual machine it
-// changes while cores move. So it is measured.
+// changes while cores move. So it is measured (design page 23).
 #pragma once
 
 #include "threads.hpp"

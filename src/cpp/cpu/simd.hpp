@@ -100,7 +100,7 @@ template <class T> constexpr int line = 64 / int(sizeof(T)); // of the cache
 
 // To the level-2 cache: what is asked for is read after some microseconds, not at once.
 FASTMLP_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
-// For this core alone: a line that another one has read as well must not be waited for twice.
+// For this core alone, if it does not have the line yet: one that others have read stays theirs, too (design page 23).
 FASTMLP_INLINE void prefetch_to_write(const void* p) {
 #if defined(__x86_64__)
   __asm__ volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p))); // does nothing where it is not known
