@@ -207,11 +207,11 @@ private:
       if (measures) shared_lines.measure(team);
       const bool with_replicas = apart && team.threads == 2;
       const double limit = with_replicas ? worth_streaming_gradients : worth_streaming;
-      const Team own{team.thread, team.threads, team.meeting, shared_lines.seconds_a_line(team) > limit};
+      const Team member{team.thread, team.threads, team.meeting, shared_lines.seconds_a_line(team) > limit};
       if (with_replicas)
-        replicas->run(steps, own, scratch[team.thread].data());
+        replicas->run(steps, member, scratch[team.thread].data());
       else
-        run_together(steps, own, end, failed);
+        run_together(steps, member, end, failed);
     };
     const int n_came = parallel(size, run, !steps.data.loss);
     if (is_measured && is_warm) report_team(flops, n_came, double(steps.next - begin), wall_seconds() - start);

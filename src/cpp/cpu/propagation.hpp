@@ -54,7 +54,7 @@ public:
       return;
     }
     const bool drops = space.training && network.dropout[0] > 0 && block.dropout.is_set();
-    const bool copies_later = drops || block.streams;
+    const bool copies_later = drops || block.streams; // a panel is made from the columns just written
     T* panel = space.panels[0] + to * space.panel_stride[0];
     T* columns = space.training && !layers[0].is_narrow ? space.columns[0] + std::ptrdiff_t(to) * R * R : nullptr;
     if (X.indptr) return scatter(X, rows, panel);
