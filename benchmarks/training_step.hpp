@@ -148,12 +148,11 @@ public:
     std::vector<Laps> laps(n_threads);
     double rate = 0; // of the clock
     const bool halves = n_threads == 2 && members.front().tiles.first_half(batch_size) > 0;
-    shared_lines.are_due(n_threads);
+    shared_lines.are_due(n_threads, wall_seconds());
     parallel(n_threads, [&](const Team& region) {
       const FlushDenormals mode;
       shared_lines.measure(region);
-      const double limit = halves ? worth_streaming_gradients : worth_streaming;
-      const Team team{region.thread, region.threads, region.meeting, shared_lines.seconds_a_line(region) > limit};
+      const Team team = shared_lines.streaming(region, halves);
       Laps& lap = laps[team.thread];
       run(team, 0, lap); // warms up
       lap = Laps();

@@ -67,10 +67,11 @@ void test_barrier(int n_threads) {
 
 void test_shared_lines() {
   SharedLines lines;
-  check(!lines.are_due(1), "one thread shares no lines");
+  const double now = 100;
+  check(!lines.are_due(1, now), "one thread shares no lines");
   for (int n_threads : {2, 3}) {
     const std::string so_many = "shared lines of " + std::to_string(n_threads) + " threads";
-    check(lines.are_due(n_threads), so_many + " are measured");
+    check(lines.are_due(n_threads, now), so_many + " are measured");
     std::atomic<int> sensible{0}, n_came{0};
     parallel(n_threads, [&](const Team& team) {
       lines.measure(team);
@@ -79,8 +80,9 @@ void test_shared_lines() {
       ++n_came;
     });
     check(sensible == n_came, so_many + ": a time for each");
-    check(!lines.are_due(n_threads), so_many + " hold for a while");
+    check(!lines.are_due(n_threads, now + 0.01), so_many + " hold for a while");
   }
+  check(lines.are_due(2, now + 1), "and are measured again");
 }
 
 void test_load() {

@@ -201,13 +201,12 @@ private:
     steps.until = start + seconds;
     // Of `run_together`: thread 0 writes each where no other reads it.
     bool end = false, failed = false;
-    const bool measures = shared_lines.are_due(size);
+    const bool measures = shared_lines.are_due(size, start);
     const auto run = [&](const Team& team) {
       const FlushDenormals mode;
       if (measures) shared_lines.measure(team);
       const bool with_replicas = apart && team.threads == 2;
-      const double limit = with_replicas ? worth_streaming_gradients : worth_streaming;
-      const Team member{team.thread, team.threads, team.meeting, shared_lines.seconds_a_line(team) > limit};
+      const Team member = shared_lines.streaming(team, with_replicas);
       if (with_replicas)
         replicas->run(steps, member, scratch[team.thread].data());
       else

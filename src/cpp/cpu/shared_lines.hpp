@@ -11,17 +11,13 @@
 
 namespace fastmlp {
 
-// Seconds a line from which on streaming pays (measured): where all threads write the parameters and batch that the
-// others read; and where two replicas hand over gradients, which must arrive before they go on.
-constexpr double worth_streaming = 1.5e-9, worth_streaming_gradients = 6e-9;
-
 class SharedLines {
 public:
-  // Before a region of up to n threads: whether it should measure. Answers hold for some steps.
-  bool are_due(int n_threads) {
-    if (n_threads == 1 || (wall_seconds() < until && n_threads <= int(lines.size()))) return false;
+  // Before a region of up to n threads: whether it should measure. Answers hold for some steps; times are in seconds.
+  bool are_due(int n_threads, double now) {
+    if (n_threads == 1 || (now < until && n_threads <= int(lines.size()))) return false;
     if (n_threads > int(lines.size())) lines = std::vector<Lines>(std::size_t(n_threads));
-    until = wall_seconds() + hold;
+    until = now + hold;
     return true;
   }
 
@@ -48,6 +44,12 @@ public:
   double seconds_a_line(const Team& team) const {
     if (assumed >= 0) return assumed;
     return team.threads == 1 ? 0 : lines[std::size_t(team.thread)].seconds;
+  }
+
+  // The same thread, which streams if that pays (measured): where all threads write the parameters and batch that the
+  // others read, sooner than where replicas hand over gradients, which must arrive before they go on.
+  Team streaming(const Team& team, bool with_replicas) const {
+    return {team.thread, team.threads, team.meeting, seconds_a_line(team) > (with_replicas ? 6e-9 : 1.5e-9)};
   }
 
   static inline double assumed = -1; // for tests: instead of what was measured, if it is not negative
